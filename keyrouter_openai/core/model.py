@@ -1,0 +1,118 @@
+"""The words of the router as frozen values: what was asked, what came of it, what it cost.
+
+Nothing here does I/O, reads a clock or knows the SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """What an attempt came to. The value is what the ledger and the events show."""
+
+    NONE = "ok"
+    RATE_LIMIT = "rate_limit"
+    """The account's rate limit for this model family: other keys of the account do not help."""
+    EXHAUSTED = "exhausted"
+    """Credit, quota or a spending limit of the account is used up."""
+    ACCOUNT_CLOSED = "account_closed"
+    """The account was deactivated or banned: all its keys are dead."""
+    KEY_REFUSED = "key_refused"
+    """The credential itself was rejected: revoked, expired, mistyped."""
+    NOT_PERMITTED = "not_permitted"
+    """A valid key that may not use this endpoint: scope, role, allow list."""
+    MODEL_MISSING = "model_missing"
+    """A valid key whose project has no access to this model."""
+    REQUEST = "bad_request"
+    """The caller's fault: no other key would answer differently."""
+    TOO_LARGE = "too_large"
+    """One request exceeds the account's whole limit: only a larger account can take it."""
+    OVERLOADED = "overloaded"
+    """The provider has no capacity for this model: its other keys do not help."""
+    SERVER_ERROR = "server_error"
+    """The provider failed on this request."""
+    HOST_LIMIT = "host_limit"
+    """A front end refused this network address, without saying whose limit."""
+    NOT_HERE = "not_here"
+    """The provider does not serve this region or network address: the keys are fine."""
+    NETWORK = "network"
+    """No complete answer: refused, reset, DNS, TLS, timeout, cut short."""
+    LOCAL = "local"
+    """Our own fault, such as an exhausted connection pool: says nothing about any key."""
+    VAULT = "vault"
+    """The key's secret could not be read; nothing was sent."""
+    STREAM_BROKEN = "stream_broken"
+    """A stream failed after content had reached the caller."""
+    ABANDONED = "abandoned"
+    """The caller stopped reading, cancelled, or timed out on its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt. `prompt` includes `cached` and `cache_written`; `completion` includes `reasoning`."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    cache_written: int = 0
+    reasoning: int = 0
+    audio: int = 0
+    estimated: bool = False
+    """True where the provider did not say and the numbers are the router's estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What an error answer means (made by `core.classify`).
+
+    `wait` is how long the provider asked to wait, in seconds, or None. `status` is the HTTP status that
+    the error stands for, also where it came inside a 200. `known` is False where no rule recognised the
+    answer and the status alone decided. `detail` is a short machine-readable reason (a code, never free text).
+    """
+
+    fault: Fault
+    status: int
+    wait: float | None = None
+    detail: str = ""
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One row of the ledger: one HTTP exchange with a provider. Never a secret, never prompt or answer text."""
+
+    at: float
+    """Wall-clock time of the start, seconds since the epoch."""
+    request_id: str
+    """The router's own id of the call; shared by all attempts of it."""
+    number: int
+    """1 for the first attempt of a call."""
+    pool: str
+    key: str
+    account: str
+    provider: str
+    endpoint: str
+    """The path with ids replaced, such as `/files/{id}`."""
+    outcome: Fault
+    model: str | None = None
+    """Model asked for by the caller."""
+    served_model: str | None = None
+    """Model that the provider says has answered."""
+    status: int | None = None
+    """HTTP status, or None where no answer came."""
+    detail: str = ""
+    stream: bool = False
+    usage: Usage | None = None
+    cost_microusd: int | None = None
+    price_source: str | None = None
+    first_byte_s: float | None = None
+    """Seconds from sending to the answer's headers."""
+    seconds: float = 0.0
+    """Seconds from sending to the end of the answer."""
+    waited_s: float = 0.0
+    """Seconds the call had waited for capacity before this attempt."""
+    provider_request_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])

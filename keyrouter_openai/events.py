@@ -1,0 +1,116 @@
+"""Every decision worth knowing, as a frozen value. None of them ever holds a secret."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .core.model import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events. `at` is wall-clock time, seconds since the epoch."""
+
+    at: float
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted(Event):
+    """A lease was taken and the request is about to be sent."""
+
+    request_id: str
+    number: int
+    key: str
+    account: str
+    endpoint: str
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded(Event):
+    """An attempt came to its end. `status` is None where no answer came."""
+
+    request_id: str
+    number: int
+    key: str
+    account: str
+    endpoint: str
+    model: str | None
+    outcome: Fault
+    status: int | None
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStateChanged(Event):
+    """A key went from one state to another; `reason` says why."""
+
+    key: str
+    account: str
+    old: str
+    new: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountParked(Event):
+    """An account (or, with `family` given, its limit for one model family) gets no calls until `until`.
+
+    `until` is wall-clock time.
+    """
+
+    account: str
+    family: str | None
+    reason: Fault
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderParked(Event):
+    """A provider's host, or one model on it, is at fault and gets no calls until `until` (wall-clock time)."""
+
+    host: str
+    model: str | None
+    reason: Fault
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLearned(Event):
+    """An answer's headers showed to which account a key belongs."""
+
+    key: str
+    account: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoKey(Event):
+    """A call found no key that can serve."""
+
+    request_id: str
+    retry_after: float | None
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownAnswer(Event):
+    """An error answer of a shape that no rule knows; it was treated by its status alone."""
+
+    key: str
+    provider: str
+    status: int
+    treated_as: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerTrouble(Event):
+    """The ledger cannot be written (said once), or can be again. Calls go on; rows wait in memory."""
+
+    path: str
+    problem: str
+    """What is wrong and what to do; empty when the trouble is over."""
+    waiting: int
+    """Rows kept in memory."""

@@ -1,0 +1,142 @@
+"""What a user says about a key. The secret is optional here: most keys rest in a vault."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from .errors import ConfigError
+from .providers import PROVIDERS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it can name a key or pool, else raise ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} {name!r} is not a usable name: use 1 to 64 letters, digits, dots, dashes, underscores or @"
+        )
+    return name
+
+
+def check_secret(secret: SecretStr) -> SecretStr:
+    """Return `secret` stripped of surrounding blanks, or raise ValueError if it cannot be sent as a credential."""
+    text = secret.get_secret_value().strip()
+    if not text:
+        raise ValueError("the secret is empty: paste the key that the provider gave you")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(
+            "the secret holds a newline, a blank or another character that no HTTP header can carry: "
+            "paste the key alone"
+        )
+    return SecretStr(text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host names this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_base_url(url: str) -> str:
+    """Return `url` without a trailing slash if a credential may be sent there, else raise ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"base_url {url!r} is not a URL: write it as https://host/v1")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError(
+            f"base_url {url!r} would send the key over the network unencrypted: use https "
+            "(http is taken for localhost alone)"
+        )
+    if parts.username or parts.password:
+        raise ValueError("base_url must not hold a user or password: put the credential into the key's secret")
+    return url.rstrip("/")
+
+
+class Key(BaseModel):
+    """Metadata of one credential.
+
+    Args:
+        name: unique in its pool; shown everywhere in place of the secret.
+        secret: the credential; left out where it rests in a vault. Never printed, never stored with the rest.
+        provider: one of `keyrouter_openai.providers.PROVIDERS`; `compatible` takes any server with `base_url`.
+        base_url: where this key is sent; https unless loopback. Default: the provider's own.
+        organization: sent as `OpenAI-Organization`.
+        project: sent as `OpenAI-Project`.
+        account: the quota domain; keys that name the same account share its limits. Default: learned from
+            answers, until then the key's own.
+        weight: share of the traffic, relative to the others'; above 0.
+        models: patterns (`gpt-4o*`) of the models that this key may serve. Default: all.
+        model_map: the caller's model name to this provider's, where they differ.
+        tags: free labels, shown in listings.
+        enabled: False keeps the key out of use.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    secret: Annotated[SecretStr | None, Field(exclude=True)] = None
+    provider: str = "openai"
+    base_url: str | None = None
+    organization: str | None = None
+    project: str | None = None
+    account: str | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    models: tuple[str, ...] | None = None
+    model_map: dict[str, str] = {}
+    tags: Annotated[tuple[str, ...], BeforeValidator(tuple)] = ()
+    enabled: bool = True
+
+    # `Key(...)` is a call that users make: its errors are the package's own, in plain words.
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_in_words(values.get("name"), error)) from None
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, "key")
+
+    @pydantic.field_validator("secret")
+    @classmethod
+    def _secret(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else check_secret(value)
+
+    @pydantic.field_validator("provider")
+    @classmethod
+    def _provider(cls, value: str) -> str:
+        if value not in PROVIDERS:
+            raise ValueError(f"unknown provider {value!r}: use one of {', '.join(sorted(PROVIDERS))}")
+        return value
+
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _base_url(cls, value: str | None) -> str | None:
+        return None if value is None else check_base_url(value)
+
+    @pydantic.model_validator(mode="after")
+    def _has_somewhere_to_go(self) -> Self:
+        if self.base_url is None and PROVIDERS[self.provider].base_url is None:
+            raise ValueError(f"provider {self.provider!r} has no address of its own: give base_url")
+        return self
+
+
+def _in_words(name: object, error: pydantic.ValidationError) -> str:
+    problems: list[str] = []
+    for item in error.errors(include_input=False, include_url=False):
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        problems.append(message if item["type"] == "value_error" else f"{field}: {message}")
+    return f"key {name!r}: " + "; ".join(problems)

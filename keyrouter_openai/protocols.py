@@ -1,0 +1,64 @@
+"""The sockets of the house: each a small Protocol, with several plugs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from .core.model import Attempt
+from .events import Event
+
+EventSink = Callable[[Event], None]
+"""Receives every event, on the thread it happened on. What it raises is logged and harms nothing."""
+
+
+class Vault(Protocol):
+    """Where secrets rest. Every method may block for long: callers keep it off the event loop.
+
+    All failures are `VaultError`.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a person would call it, such as `OS keyring (SecretService)`."""
+        ...
+
+    def get(self, pool: str, key: str) -> SecretStr | None:
+        """The secret of a key, or None if the vault has none under that name."""
+        ...
+
+    def set(self, pool: str, key: str, secret: SecretStr) -> None:
+        """Store or replace a secret."""
+        ...
+
+    def delete(self, pool: str, key: str) -> None:
+        """Forget a secret; deleting one that is not there is fine."""
+        ...
+
+
+class Recorder(Protocol):
+    """What the router needs of a ledger: a place for attempts that never blocks and never raises."""
+
+    def record(self, attempt: Attempt) -> None: ...
+
+    def flush(self, timeout: float = 5.0) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time as the router sees it, handed in so that tests need not wait."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; for deadlines and durations."""
+        ...
+
+    def time(self) -> float:
+        """Wall-clock seconds since the epoch; for the ledger and for dates that providers name."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def sleep_sync(self, seconds: float) -> None: ...
