@@ -1,16 +1,17 @@
 """The errors of this package. All derive from `openai.OpenAIError`, so one `except` still catches everything.
 
-    openai.OpenAIError
-      KeyRouterError
-        ConfigError        an argument, setting or stored key is wrong; nothing was changed
-        VaultError         a secret could not be read or written; the text says what to do
-        MissingExtra       an optional package is needed; the text has the exact `pip install`
-        NoKeyAvailable     no key can serve now; also an `openai.RateLimitError`
+openai.OpenAIError
+  KeyRouterError
+    ConfigError        an argument, setting or stored key is wrong; nothing was changed
+    VaultError         a secret could not be read or written; the text says what to do
+    MissingExtra       an optional package is needed; the text has the exact `pip install`
+    NoKeyAvailable     no key can serve now; also an `openai.RateLimitError`
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import openai
 
@@ -34,15 +35,15 @@ class MissingExtra(KeyRouterError, ImportError):
 class NoKeyAvailable(KeyRouterError, openai.RateLimitError):
     """No key of the pool can serve this call now, and nothing was sent.
 
+    `response` is made here, with status 429 and the header `retry-after`, for code that reads it.
+
     Attributes:
         reasons: for each key of the pool by name, why it cannot serve.
         retry_after: seconds until the first key is expected back, or None if none is.
     """
 
-    def __init__(self, message: str, *, reasons: Mapping[str, str], retry_after: float | None) -> None:
-        # RateLimitError's own __init__ wants the HTTP response that here does not exist: its fields are
-        # filled by _sdk.local_rate_limit_error, which is the only place that makes this error.
-        Exception.__init__(self, message)
-        self.message = message
+    def __init__(self, message: str, *, response: Any, reasons: Mapping[str, str], retry_after: float | None) -> None:
+        body = {"message": message, "type": "keyrouter_error", "code": "no_key_available", "param": None}
+        openai.RateLimitError.__init__(self, message, response=response, body=body)
         self.reasons = dict(reasons)
         self.retry_after = retry_after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -38,12 +38,13 @@ class Vault(Protocol):
         ...
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """What the router needs of a ledger: a place for attempts that never blocks and never raises."""
 
     def record(self, attempt: Attempt) -> None: ...
 
-    def flush(self, timeout: float = 5.0) -> None: ...
+    def flush(self, timeout: float = 5.0) -> bool: ...
 
     def close(self) -> None: ...
 

@@ -5,7 +5,7 @@ Nothing here does I/O, reads a clock or knows the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -116,3 +116,41 @@ class Attempt:
     """Seconds the call had waited for capacity before this attempt."""
     provider_request_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """One call as the router sees it: what is needed to choose a key, and nothing of its content."""
+
+    id: str
+    endpoint: str
+    """The path with ids replaced, such as `/files/{id}`."""
+    model: str | None = None
+    stream: bool = False
+    size: Callable[[], int] = int
+    """Estimated tokens as the provider charges them; called only where an account's limit is in question."""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    key: str | None = None
+    """Only this key may serve the call."""
+    account: str | None = None
+    """Only keys of this account may serve the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt came to: what `Router.settle` learns from and the ledger records."""
+
+    fault: Fault
+    status: int | None = None
+    wait: float | None = None
+    """Seconds that the provider asked to wait, where it did."""
+    detail: str = ""
+    known: bool = True
+    usage: Usage | None = None
+    served_model: str | None = None
+    provider_request_id: str | None = None
+    first_byte_s: float | None = None
+    seconds: float = 0.0
+    organization: str | None = None
+    """What the answer's headers say of the key's organisation and project."""
+    project: str | None = None

@@ -1,0 +1,438 @@
+"""Every private seam of the SDK, and all that must be known of its options, errors and answers.
+
+The rest of the package sees the SDK through these functions alone. What a routed attempt needs of it:
+
+* a copy of the options with the address and credential of one key, and the SDK's own retries off (`prepare`);
+* the HTTP response before it is parsed (`AsyncSeams`, `SyncSeams`: they override `_process_response`);
+* what its exceptions mean (`failure_of`), and that they give away nothing (`seal`).
+"""
+
+# pyright: reportPrivateUsage=false
+# This module exists to touch what is private in the SDK, so that no other has to.
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+from urllib.parse import urlsplit
+
+import openai
+from openai import AsyncOpenAI, NotGiven, Omit, OpenAI
+from openai._constants import DEFAULT_MAX_RETRIES as DEFAULT_MAX_RETRIES
+from openai._models import FinalRequestOptions
+
+from .bodies import EarlyEnd, connection_error, transport_errors, watch_async, watch_sync
+from .core.body import estimate_tokens, holds_error
+from .core.classify import classify
+from .core.model import Failure, Fault, RouteRequest
+from .errors import ConfigError, NoKeyAvailable
+from .exchange import Exchange
+from .keys import Key, check_base_url
+from .providers import PROVIDERS
+from .route import Routing
+
+if TYPE_CHECKING:
+    from openai._client import DataResidency as DataResidency
+    from openai._provider import _Provider
+    from openai.auth import WorkloadIdentity, X509WorkloadIdentity
+    from pydantic import SecretStr
+
+    from .core.select import Refusal
+    from .router import Router
+
+    AnyWorkloadIdentity = WorkloadIdentity | X509WorkloadIdentity
+    SdkProvider = _Provider
+
+Client = AsyncOpenAI | OpenAI
+Options = FinalRequestOptions
+
+POOL_API_KEY = "keyrouter-pool-has-no-single-key"
+"""What `client.api_key` answers on a pool: no secret, and not empty, since libraries check for that."""
+
+current_exchange: ContextVar[Exchange | None] = ContextVar("keyrouter_openai_exchange", default=None)
+"""The attempt that this task is making; set around the SDK's `request` alone."""
+
+_BODY_HEADERS = (b"content-length", b"content-encoding", b"transfer-encoding")
+_USAGE_PATHS = ("/chat/completions", "/completions")
+_ID_SEGMENT = re.compile(r"(?=.*\d)[\w.:-]{6,}|.*[_:].*\d.*|.{25,}")
+
+
+class Header(str):
+    """A header value that holds a credential: prints as `***`, also within options and local variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+# -- what is asked
+
+
+def is_routed(client: Client, options: Options) -> bool:
+    """Whether a call is the router's to serve.
+
+    It is not where the caller authenticates in another way: with an `Authorization` of his own (or its
+    omission), a provider runtime, a workload identity, or the admin key that admin routes take.
+    """
+    if client._provider_runtime is not None or client.workload_identity is not None:
+        return False
+    security = getattr(options, "security", None)  # not in every supported version
+    if security is not None and not security.get("bearer_auth", False):
+        return False
+    return not _has_authorization(options.headers) and not _has_authorization(client._custom_headers)
+
+
+def _has_authorization(headers: Any) -> bool:
+    return bool(headers) and not isinstance(headers, NotGiven) and any(n.lower() == "authorization" for n in headers)
+
+
+def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> RouteRequest:
+    """A call in the router's words."""
+    body = options.json_data
+    model = cast("Mapping[str, object]", body).get("model") if isinstance(body, Mapping) else None
+    return RouteRequest(
+        id=id,
+        endpoint=endpoint_of(options.url),
+        model=model if isinstance(model, str) else None,
+        stream=stream,
+        size=partial(estimate_tokens, body),
+        tags=wishes.tags or {},
+        key=wishes.key,
+        account=wishes.account,
+    )
+
+
+@lru_cache(maxsize=1024)
+def endpoint_of(url: str) -> str:
+    """The path of a URL with ids replaced: `/files/file-abc123/content` is `/files/{id}/content`."""
+    parts = urlsplit(url).path.split("/")
+    return "/".join("{id}" if part and _ID_SEGMENT.fullmatch(part) else part for part in parts)
+
+
+def if_given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that were given: those that are newer than the oldest supported SDK go only if used."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def is_set(value: object) -> bool:
+    """Whether an argument with the SDK's own "not given" default was given."""
+    return not isinstance(value, NotGiven)
+
+
+def is_background(options: Options) -> bool:
+    """Whether the call starts work that goes on at the provider, and so must not be started twice."""
+    body = options.json_data
+    return isinstance(body, Mapping) and cast("Mapping[str, object]", body).get("background") is True
+
+
+def begin(client: Client, options: Options) -> Options:
+    """The options from which every attempt is copied: with one idempotency key for them all."""
+    if options.idempotency_key is None and options.method.lower() != "get":
+        options = options.model_copy()
+        options.idempotency_key = client._idempotency_key()
+    return options
+
+
+def max_retries(client: Client, options: Options) -> int:
+    """The further attempts that the caller allows, checked as the SDK checks them."""
+    retries = options.get_max_retries(client.max_retries)
+    client._validate_max_retries(retries)
+    return retries
+
+
+# -- one attempt
+
+
+def prepare(
+    client: Client, options: Options, key: Key, secret: SecretStr | None, *, number: int
+) -> tuple[Options, bool]:
+    """A copy of the options for one attempt with one key, and whether it asks for usage that is to be hidden.
+
+    `secret` is None where the SDK fetches the credential itself (a callable `api_key`).
+
+    Raises:
+        ConfigError: the call names an absolute URL on another host than the key's provider.
+    """
+    attempt = options.model_copy()
+    attempt.max_retries = 0
+    given = cast("Mapping[str, Any]", {} if isinstance(options.headers, NotGiven) else options.headers)
+    names = {name.lower() for name in given}
+    headers: dict[str, Any] = {}
+    base = _base_url(client, key)
+    if base is not None:
+        _check_origin(options.url, base, key)
+        attempt.url = options.url if "://" in options.url else f"{base}/{options.url.lstrip('/')}"
+        headers["OpenAI-Organization"] = headers["OpenAI-Project"] = Omit()
+    elif "://" in options.url and secret is not None:
+        _check_origin(options.url, str(client.base_url), key)
+    if key.organization is not None:
+        headers["OpenAI-Organization"] = key.organization
+    if key.project is not None:
+        headers["OpenAI-Project"] = key.project
+    if number > 1 and "x-stainless-retry-count" not in names:
+        headers["x-stainless-retry-count"] = str(number - 1)
+    headers = {name: value for name, value in headers.items() if name.lower() not in names}
+    if secret is not None:
+        headers["Authorization"] = Header(f"Bearer {secret.get_secret_value()}")
+    attempt.headers = {**headers, **given}
+    return attempt, _shape_body(attempt, key)
+
+
+def _base_url(client: Client, key: Key) -> str | None:
+    """Where a key is sent, or None for the client's own base URL."""
+    if key.base_url is not None:
+        return None if key.base_url == str(client.base_url).rstrip("/") else key.base_url
+    return None if key.provider == "openai" else PROVIDERS[key.provider].base_url
+
+
+def _check_origin(url: str, base: str, key: Key) -> None:
+    if "://" in url and urlsplit(url)[:2] != urlsplit(base)[:2]:
+        raise ConfigError(
+            f"key {key.name!r} belongs to {urlsplit(base).netloc} and is not sent to {urlsplit(url).netloc}: "
+            "use a path, or give the call its own Authorization header"
+        )
+
+
+def _shape_body(attempt: Options, key: Key) -> bool:
+    """Rename the model where the key's provider calls it otherwise, and ask for the usage of streams."""
+    if not isinstance(attempt.json_data, Mapping):
+        return False
+    body = cast("Mapping[str, Any]", attempt.json_data)  # pyright: ignore[reportUnknownMemberType]
+    mapped = key.model_map.get(cast("str", body.get("model")))
+    if mapped is not None:
+        attempt.json_data = body = {**body, "model": mapped}
+    if body.get("stream") is not True or not PROVIDERS[key.provider].stream_usage:
+        return False
+    if not urlsplit(attempt.url).path.endswith(_USAGE_PATHS) or "stream_options" in (attempt.extra_json or {}):
+        return False
+    asked = body.get("stream_options")
+    if isinstance(asked, Mapping) and "include_usage" in asked:
+        return False
+    settings = cast("dict[str, Any]", asked) if isinstance(asked, Mapping) else dict[str, Any]()
+    attempt.json_data = {**body, "stream_options": {**settings, "include_usage": True}}
+    return True
+
+
+class BodyReplay:
+    """Whether a body can be sent again: one that is read only once must not be."""
+
+    def __init__(self, options: Options) -> None:
+        from openai import _base_client
+
+        kind = getattr(_base_client, "_RequestBodyReplay", None)  # not in every supported version
+        self._replay: Any = kind(options) if kind is not None else None
+
+    def rewind(self) -> bool:
+        """Make ready to send again; False where that is impossible."""
+        return self._replay is None or self._replay.rewind()
+
+
+# -- what came of it
+
+
+class AsyncSeams(AsyncOpenAI):
+    """Shows the router each successful HTTP response before the SDK parses it."""
+
+    @property
+    def user_agent(self) -> str:
+        return f"AsyncOpenAI/Python {openai.__version__}"
+
+    async def _process_response(self, *, response: Any, stream: bool, retries_taken: int = 0, **rest: Any) -> Any:
+        exchange = current_exchange.get()
+        if exchange is not None and not exchange.settled:
+            retries_taken = exchange.retries_taken
+            if _is_read(exchange, response):
+                _check_body(self, exchange, response)
+            else:
+                try:
+                    await watch_async(response, exchange, stream=stream)
+                except EarlyEnd as end:
+                    await response.aclose()
+                    _raise_early_end(self, exchange, response, end)
+                except transport_errors() as error:
+                    await response.aclose()
+                    raise connection_error(error, response.request) from error
+        return await super()._process_response(response=response, stream=stream, retries_taken=retries_taken, **rest)
+
+    async def _sleep_as_sdk(self, **arguments: Any) -> None:
+        """Wait before a retry as the SDK does, with its log lines."""
+        await self._sleep_for_retry(**arguments)
+
+
+class SyncSeams(OpenAI):
+    """As `AsyncSeams`, for the sync client."""
+
+    @property
+    def user_agent(self) -> str:
+        return f"OpenAI/Python {openai.__version__}"
+
+    def _process_response(self, *, response: Any, stream: bool, retries_taken: int = 0, **rest: Any) -> Any:
+        exchange = current_exchange.get()
+        if exchange is not None and not exchange.settled:
+            retries_taken = exchange.retries_taken
+            if _is_read(exchange, response):
+                _check_body(self, exchange, response)
+            else:
+                try:
+                    watch_sync(response, exchange, stream=stream)
+                except EarlyEnd as end:
+                    response.close()
+                    _raise_early_end(self, exchange, response, end)
+                except transport_errors() as error:
+                    response.close()
+                    raise connection_error(error, response.request) from error
+        return super()._process_response(response=response, stream=stream, retries_taken=retries_taken, **rest)
+
+    def _sleep_as_sdk(self, **arguments: Any) -> None:
+        self._sleep_for_retry(**arguments)
+
+
+def _is_read(exchange: Exchange, response: Any) -> bool:
+    """Note the answer's headers, and say whether its body is already here."""
+    exchange.answered(response.status_code, response.headers.raw)
+    return bool(response.is_closed)
+
+
+def _check_body(client: Client, exchange: Exchange, response: Any) -> None:
+    """Settle an attempt whose whole answer is here, unless it is an error in the guise of a success."""
+    body: bytes = response.content
+    if holds_error(body):
+        raise _as_status_error(client, exchange, response, body)
+    exchange.succeed(body)
+
+
+def _raise_early_end(client: Client, exchange: Exchange, response: Any, end: EarlyEnd) -> NoReturn:
+    if not end.body.strip():
+        raise openai.APIConnectionError(
+            message="The stream ended before its first content.", request=response.request
+        ) from None
+    raise _as_status_error(client, exchange, response, end.body) from None
+
+
+def _as_status_error(client: Client, exchange: Exchange, response: Any, body: bytes) -> openai.APIStatusError:
+    """The error that a body stands for, with the status it should have come with."""
+    failure = _classify(exchange, response.status_code, response.headers, body)
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _BODY_HEADERS]
+    stand_in = type(response)(failure.status, headers=headers, content=body, request=response.request)
+    return client._make_status_error_from_response(stand_in)
+
+
+def _classify(exchange: Exchange, status: int, headers: Any, body: bytes) -> Failure:
+    return classify(
+        provider=exchange.lease.key.provider,
+        status=status,
+        headers=headers,
+        body=body,
+        now=exchange.wall_time(),
+    )
+
+
+def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
+    """What the exception of an attempt means, or None if nothing of it ever left this process."""
+    if isinstance(error, openai.APIStatusError):
+        response = error.response
+        exchange.answered(error.status_code, response.headers.raw)
+        return _classify(exchange, error.status_code, response.headers, _content_of(response))
+    if isinstance(error, openai.APIConnectionError):
+        cause = type(error.__cause__).__name__ if error.__cause__ is not None else "StreamCut"
+        return Failure(Fault.LOCAL if cause == "PoolTimeout" else Fault.NETWORK, 0, detail=cause)
+    if not isinstance(error, Exception):  # cancelled, interrupted, closed
+        return Failure(Fault.ABANDONED, exchange.status or 0, detail=type(error).__name__)
+    if type(error).__module__.startswith("aiohttp"):  # the SDK's aiohttp transport lets some through as they are
+        return Failure(Fault.NETWORK, 0, detail=type(error).__name__)
+    return None
+
+
+def _content_of(response: Any) -> bytes:
+    try:
+        return response.content
+    except RuntimeError:  # closed before it was read, as by an event hook of the caller's own
+        return b""
+
+
+def sdk_would_retry(client: Client, error: BaseException) -> bool:
+    """Whether the SDK itself would try again after this error."""
+    if isinstance(error, openai.APIStatusError):
+        return client._should_retry(error.response)
+    return isinstance(error, openai.APIConnectionError)
+
+
+def response_of(error: BaseException | None) -> Any:
+    """The HTTP response behind an error, for the SDK's own reckoning of the wait; None where there is none."""
+    return error.response if isinstance(error, openai.APIStatusError) else None
+
+
+def seal(client: Client, error: BaseException, secrets: Sequence[SecretStr]) -> BaseException:
+    """The error as it may leave the package: with no credential in its request, text, body or tracebacks.
+
+    Frames of the HTTP library hold the raw headers in local variables, so the tracebacks below this point are
+    dropped. An answer that repeats a secret is masked, which takes a new error of the same type.
+    """
+    if isinstance(error, openai.APIStatusError):
+        error = _masked(client, error, secrets)
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    if isinstance(error, openai.APIError) and "authorization" in error.request.headers:
+        error.request.headers["Authorization"] = "Bearer ***"
+    return error
+
+
+def _masked(client: Client, error: openai.APIStatusError, secrets: Sequence[SecretStr]) -> openai.APIStatusError:
+    response = error.response
+    body, headers = _content_of(response), list(response.headers.raw)
+    shown = body + b"".join(value for _, value in headers)
+    leaked = [found for s in secrets if (found := s.get_secret_value().encode()) in shown]
+    if not leaked:
+        return error
+    for secret in leaked:
+        body = body.replace(secret, b"***")
+        headers = [(name, value.replace(secret, b"***")) for name, value in headers]
+    kept = [(name, value) for name, value in headers if name.lower() not in _BODY_HEADERS]
+    clean = type(response)(response.status_code, headers=kept, content=body, request=response.request)
+    return client._make_status_error_from_response(cast("Any", clean))
+
+
+def no_key_available(client: Client, router: Router, request: RouteRequest, refusal: Refusal) -> NoKeyAvailable:
+    """The error for a call that no key can serve."""
+    http = sys.modules[openai.Timeout.__module__.partition(".")[0]]
+    now = router.clock.monotonic()
+    retry_after = refusal.first_return - now if math.isfinite(refusal.first_return) else None
+    reasons = {
+        name: reason if not math.isfinite(until) else f"{reason}, for {max(until - now, 0):.1f} s"
+        for name, (reason, until) in refusal.obstacles.items()
+    }
+    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    expected = "no key is expected back" if retry_after is None else f"the first returns in {retry_after:.1f} s"
+    message = f"no key of pool {router.pool!r} can serve this call ({listed}): {expected}"
+    response = http.Response(
+        429,
+        headers={} if retry_after is None else {"retry-after": str(math.ceil(retry_after))},
+        json={"error": {"message": message, "type": "keyrouter_error", "code": "no_key_available"}},
+        request=http.Request("POST", client._prepare_url(request.endpoint)),
+    )
+    return NoKeyAvailable(message, response=response, reasons=reasons, retry_after=retry_after)
+
+
+def check_pool_client(client: Client) -> None:
+    """Refuse what would send a pool's keys in the clear, or override them all unnoticed.
+
+    Raises:
+        ConfigError: the base URL is not https, or OPENAI_CUSTOM_HEADERS sets a credential.
+    """
+    try:
+        check_base_url(str(client.base_url))
+    except ValueError as error:
+        raise ConfigError(f"base_url of the client: {error}") from None
+    if getattr(client, "_ambient_authorizations", None):
+        raise ConfigError(
+            "OPENAI_CUSTOM_HEADERS sets Authorization, which would override every key of the pool: "
+            "take it out, or give the credential as a key"
+        )

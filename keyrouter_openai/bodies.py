@@ -1,0 +1,249 @@
+"""Answer bodies that are still to come: watched as they pass, and settled at their end, whoever reads them.
+
+The watching itself is `core.stream`; here are the two thin drivers that feed it, async and sync. They sit
+beneath the SDK, in the place of the HTTP response's own byte stream, and so serve direct streams, raw and
+streaming responses and all helpers alike.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from types import ModuleType
+from typing import Any, TypeVar
+
+import anyio
+import openai
+
+from .core.model import Fault
+from .core.stream import BodyWatch, Phase, StreamWatch
+from .exchange import Exchange
+
+Watch = StreamWatch | BodyWatch
+
+
+class EarlyEnd(Exception):
+    """A stream failed before its first content. `body` is the error's data, empty where it simply ended."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("the stream ended before its first content")
+        self.body = body
+
+
+class _Body:
+    """What both drivers share: the watch, the exchange, and how the end is settled."""
+
+    def __init__(self, response: Any, watch: Watch, exchange: Exchange) -> None:
+        self._source: Any = response.stream
+        self._request: Any = response.request
+        self._watch = watch
+        self._exchange = exchange
+        self._ready = b""
+        self._ended = False
+
+    def _opened(self) -> None:
+        if self._watch.phase is Phase.FAILED:
+            raise EarlyEnd(self._watch.failure)
+
+    def _is_waiting(self) -> bool:
+        return self._watch.phase is Phase.STARTING and not self._ended
+
+    def _finish(self) -> bytes:
+        self._ended = True
+        return self._watch.finish()
+
+    def _settle(self, fault: Fault) -> None:
+        watch = self._watch
+        self._exchange.end_stream(fault, watch.usage, watch.model, watch.events)
+
+    def _settle_end(self) -> None:
+        """The body is over: raise if it was cut short and the SDK would not notice."""
+        watch = self._watch
+        complete = watch.phase is Phase.COMPLETE
+        self._settle(Fault.NONE if complete else Fault.STREAM_BROKEN)
+        if not complete and not watch.failure:
+            raise openai.APIConnectionError(message="The stream ended without its final event.", request=self._request)
+
+    def _settle_error(self, error: BaseException) -> openai.APIConnectionError | None:
+        """A transport error while reading: what to raise, or None if the answer was complete before."""
+        complete = self._watch.phase is Phase.COMPLETE
+        self._settle(Fault.NONE if complete else Fault.STREAM_BROKEN)
+        return None if complete else connection_error(error, self._request)
+
+    def _settle_closed(self) -> None:
+        """The caller has closed the stream, wherever it stood."""
+        ends = {Phase.COMPLETE: Fault.NONE, Phase.BROKEN: Fault.STREAM_BROKEN}
+        self._settle(ends.get(self._watch.phase, Fault.ABANDONED))
+
+    def __del__(self) -> None:
+        self._exchange.orphaned()
+
+
+_B = TypeVar("_B", bound=_Body)
+
+
+class AsyncBody(_Body):
+    """The async driver."""
+
+    def __init__(self, response: Any, watch: Watch, exchange: Exchange) -> None:
+        super().__init__(response, watch, exchange)
+        self._chunks: AsyncIterator[bytes] = aiter(self._source)
+
+    async def open(self) -> None:
+        """Read until content may be passed on.
+
+        Raises:
+            EarlyEnd: an error or the end came first.
+        """
+        while self._is_waiting():
+            chunk = await anext(self._chunks, None)
+            self._ready += self._finish() if chunk is None else self._watch.feed(chunk)
+        self._opened()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._ready:
+            ready, self._ready = self._ready, b""
+            yield ready
+        try:
+            if not self._ended:
+                async for chunk in self._chunks:
+                    if out := self._watch.feed(chunk):
+                        yield out
+                if out := self._finish():
+                    yield out
+        except transport_errors() as error:
+            if (raised := self._settle_error(error)) is not None:
+                raise raised from error
+            return
+        self._settle_end()
+
+    async def aclose(self) -> None:
+        """Close the connection's stream; what was not read is given up."""
+        try:
+            await self._source.aclose()
+        finally:
+            self._settle_closed()
+
+
+class SyncBody(_Body):
+    """The sync driver."""
+
+    def __init__(self, response: Any, watch: Watch, exchange: Exchange) -> None:
+        super().__init__(response, watch, exchange)
+        self._chunks: Iterator[bytes] = iter(self._source)
+
+    def open(self) -> None:
+        """Read until content may be passed on.
+
+        Raises:
+            EarlyEnd: an error or the end came first.
+        """
+        while self._is_waiting():
+            chunk = next(self._chunks, None)
+            self._ready += self._finish() if chunk is None else self._watch.feed(chunk)
+        self._opened()
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._ready:
+            ready, self._ready = self._ready, b""
+            yield ready
+        try:
+            if not self._ended:
+                for chunk in self._chunks:
+                    if out := self._watch.feed(chunk):
+                        yield out
+                if out := self._finish():
+                    yield out
+        except transport_errors() as error:
+            if (raised := self._settle_error(error)) is not None:
+                raise raised from error
+            return
+        self._settle_end()
+
+    def close(self) -> None:
+        """Close the connection's stream; what was not read is given up."""
+        try:
+            self._source.close()
+        finally:
+            self._settle_closed()
+
+
+async def watch_async(response: Any, exchange: Exchange, *, stream: bool) -> None:
+    """Put a watched body in the place of the answer's own, and read up to its first content.
+
+    Raises:
+        EarlyEnd: a stream failed before its first content.
+    """
+    _decode(response, "aiter_bytes")
+    body = _bound(AsyncBody, _http_of(response), "AsyncByteStream")(response, _watch(exchange, stream), exchange)
+    await body.open()
+    response.stream = body
+
+
+def watch_sync(response: Any, exchange: Exchange, *, stream: bool) -> None:
+    """As `watch_async`, blocking."""
+    _decode(response, "iter_bytes")
+    body = _bound(SyncBody, _http_of(response), "SyncByteStream")(response, _watch(exchange, stream), exchange)
+    body.open()
+    response.stream = body
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """What an HTTP library raises when the connection fails, for those that are loaded."""
+    loaded = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
+    return (*(module.RequestError for module in loaded), ssl.SSLError, anyio.EndOfStream)
+
+
+def connection_error(error: BaseException, request: Any) -> openai.APIConnectionError:
+    """The SDK's own error for a failed connection."""
+    if any("Timeout" in kind.__name__ for kind in type(error).__mro__):
+        return openai.APITimeoutError(request=request)
+    return openai.APIConnectionError(request=request)
+
+
+def _watch(exchange: Exchange, stream: bool) -> Watch:
+    return StreamWatch(hide_usage=exchange.asked_usage, hold=exchange.hold) if stream else BodyWatch()
+
+
+def _decode(response: Any, read: str) -> None:
+    """Have a compressed body decoded beneath the watch, which must see text."""
+    if "content-encoding" not in response.headers:
+        return
+    inner = type(response)(
+        response.status_code, headers=response.headers, stream=response.stream, request=response.request
+    )
+    response.stream = _Decoded(inner, read)
+    del response.headers["content-encoding"]
+
+
+class _Decoded:
+    """The decoded bytes of a response, as a byte stream of its own."""
+
+    def __init__(self, inner: Any, read: str) -> None:
+        self._inner = inner
+        self._read = read
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return getattr(self._inner, self._read)()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return getattr(self._inner, self._read)()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _http_of(response: Any) -> ModuleType:
+    """The HTTP library that made this response: httpx2, or httpx where the caller brought such a client."""
+    return sys.modules[type(response).__module__.partition(".")[0]]
+
+
+@cache
+def _bound(body: type[_B], http: ModuleType, base: str) -> type[_B]:
+    """`body` as a byte stream of the HTTP library in use, which checks for its own base class."""
+    return type(body.__name__, (body, getattr(http, base)), {})

@@ -1,0 +1,228 @@
+"""`SyncRoutedOpenAI`: as `client.RoutedOpenAI`, without an event loop. The two differ in `await` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from openai import NotGiven, not_given
+
+from . import _sdk
+from .config import UNSET, LedgerArgument, build_router
+from .drop_in import DropIn
+from .keys import Key
+from .retry import Call, LeaseLost, sync_policy
+from .route import Routing, remember_route
+from .router import Router
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import Timeout
+
+
+class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
+    """A drop-in for `OpenAI` that routes each call over a pool of keys. Safe to share between threads.
+
+    Takes all that `OpenAI` takes, with the same meaning: `timeout` bounds each attempt, `max_retries` is
+    the least number of further attempts. Keys come from the first of these that is there: `router`, `keys`,
+    `api_key`, `pool` or KEYROUTER_POOL or the pool `default` if it has keys, OPENAI_API_KEYS, OPENAI_API_KEY.
+    A pool of a single key behaves as the SDK does.
+
+    Args:
+        keys: `Key`s, or bare secrets.
+        pool: a pool of keys that were added with `keyrouter-openai keys add`.
+        router: a router that is shared with other clients.
+        max_attempts: most attempts of one call. Default: as many as there are accounts that can serve it, at
+            least `max_retries + 1`.
+        max_wait: seconds that one call may wait for capacity in all; 0 never waits. Default 60.
+        ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
+            a file in the user data folder.
+
+    Raises:
+        ConfigError: something that was given is wrong; nothing was changed.
+        openai.OpenAIError: there is no key at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Sequence[Key | str] | None = None,
+        pool: str | None = None,
+        router: Router | None = None,
+        max_attempts: int | None = None,
+        max_wait: float | None = None,
+        ledger: LedgerArgument = UNSET,
+        api_key: str | Callable[[], str] | None = None,
+        admin_api_key: str | None = None,
+        workload_identity: _sdk.AnyWorkloadIdentity | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        webhook_secret: str | None = None,
+        provider: _sdk.SdkProvider | None = None,
+        base_url: str | httpx2.URL | NotGiven | None = not_given,
+        data_residency: _sdk.DataResidency | None = None,
+        websocket_base_url: str | httpx2.URL | None = None,
+        timeout: float | Timeout | NotGiven | None = not_given,
+        max_retries: int = _sdk.DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        http_client: httpx2.Client | None = None,
+        _strict_response_validation: bool = False,
+        _enforce_credentials: bool = True,
+    ) -> None:
+        self._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait)
+        self.router = build_router(
+            router=router,
+            keys=keys,
+            sdk_credential=api_key is not None or provider is not None or workload_identity is not None,
+            pool=pool,
+            ledger=ledger,
+        )
+        super().__init__(
+            api_key=api_key if self.router.sdk_credential else _sdk.POOL_API_KEY,
+            admin_api_key=admin_api_key,
+            workload_identity=workload_identity,
+            organization=organization,
+            project=project,
+            webhook_secret=webhook_secret,
+            provider=provider,
+            base_url=base_url,
+            websocket_base_url=websocket_base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            default_headers=default_headers,
+            default_query=default_query,
+            http_client=http_client,
+            _strict_response_validation=_strict_response_validation,
+            _enforce_credentials=_enforce_credentials,
+            **_sdk.if_given(data_residency=data_residency),
+        )
+        if not self.router.sdk_credential:
+            _sdk.check_pool_client(self)
+
+    def copy(
+        self,
+        *,
+        keys: Sequence[Key | str] | None = None,
+        pool: str | None = None,
+        router: Router | None = None,
+        max_attempts: int | None = None,
+        max_wait: float | None = None,
+        ledger: LedgerArgument = UNSET,
+        api_key: str | Callable[[], str] | None = None,
+        admin_api_key: str | None = None,
+        workload_identity: _sdk.AnyWorkloadIdentity | None = None,
+        provider: _sdk.SdkProvider | NotGiven | None = not_given,
+        organization: str | None = None,
+        project: str | None = None,
+        webhook_secret: str | None = None,
+        websocket_base_url: str | httpx2.URL | None = None,
+        base_url: str | httpx2.URL | NotGiven | None = not_given,
+        data_residency: _sdk.DataResidency | None = None,
+        timeout: float | Timeout | NotGiven | None = not_given,
+        http_client: httpx2.Client | None = None,
+        max_retries: int | NotGiven = not_given,
+        default_headers: Mapping[str, str] | None = None,
+        set_default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        set_default_query: Mapping[str, object] | None = None,
+        _enforce_credentials: bool | None = None,
+        _extra_kwargs: Mapping[str, Any] = {},
+    ) -> Self:
+        """A client that shares this one's router and connections, with some options changed, as in the SDK.
+
+        One that is given keys, a pool, a router or another credential routes over those instead.
+        """
+        routes_anew = self._routing_arguments(
+            keys=keys,
+            pool=pool,
+            router=router,
+            ledger=ledger,
+            other_credential=api_key or workload_identity or (_sdk.is_set(provider) and provider),
+        )
+        copied = super().copy(
+            api_key=api_key,
+            admin_api_key=admin_api_key,
+            workload_identity=workload_identity,
+            provider=provider,
+            organization=organization,
+            project=project,
+            webhook_secret=webhook_secret,
+            websocket_base_url=websocket_base_url,
+            base_url=base_url,
+            timeout=timeout,
+            http_client=http_client,
+            max_retries=max_retries,
+            default_headers=default_headers,
+            set_default_headers=set_default_headers,
+            default_query=default_query,
+            set_default_query=set_default_query,
+            _enforce_credentials=_enforce_credentials,
+            _extra_kwargs={**routes_anew, **_extra_kwargs},
+            **_sdk.if_given(data_residency=data_residency),
+        )
+        copied._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait).over(self._wishes)
+        return copied
+
+    # The SDK's alias is bound to its own `copy`, which knows nothing of routing.
+    with_options = copy
+
+    def request(self, cast_to: Any, options: _sdk.Options, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """Send one request, on as many keys in turn as it takes."""
+        if not _sdk.is_routed(self, options):
+            return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        send = partial(super().request, cast_to, stream=stream, stream_cls=stream_cls)
+        call = self._new_call(options, stream=stream)
+        try:
+            result = self._attempts(call, partial(self._attempt, call, send))
+        except BaseException as error:
+            raised = call.raising(error)
+            if raised is error:
+                raise
+            raise raised from None
+        remember_route(result, call.trace)
+        return result
+
+    def _attempts(self, call: Call, attempt: Callable[[], Any]) -> Any:
+        call.take()
+        try:
+            return attempt()
+        except BaseException as error:
+            if not call.ended(error) or call.spent():
+                raise
+        rest = partial(self._rest, call)
+        rest(call.pause())
+        return sync_policy(call, rest)(attempt)
+
+    def _attempt(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
+        """One attempt: wait for the lease's start, put its key on the options, send."""
+        router, lease = self.router, call.lease
+        delay = lease.start - router.clock.monotonic()
+        if delay > 0:
+            router.clock.sleep_sync(delay)
+            call.waited(delay)
+            if not router.is_open(lease):
+                router.release(lease)
+                raise LeaseLost
+        secret = None
+        if not router.sdk_credential:
+            secret = router.cached_secret(lease.key.name) or router.vault_secrets.load_sync(lease.key.name)
+        options, exchange = call.begin(secret)
+        token = _sdk.current_exchange.set(exchange)
+        try:
+            return send(options)
+        finally:
+            _sdk.current_exchange.reset(token)
+
+    def _rest(self, call: Call, seconds: float) -> None:
+        """Wait before another attempt: with one key as the SDK does, else as long as the policy says."""
+        if self.router.is_single:
+            self._sleep_as_sdk(**call.sdk_wait())
+        elif seconds > 0:
+            self.router.clock.sleep_sync(seconds)
+
+    def close(self) -> None:
+        """Close the connections, as in the SDK, and write what is still to be recorded."""
+        super().close()
+        self.router.flush()

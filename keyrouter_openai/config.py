@@ -1,0 +1,133 @@
+"""Where a client's keys come from, and the router that is built of them; reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .errors import ConfigError
+from .keys import Key
+from .ledger import Ledger, Registry, check_path, default_path
+from .protocols import Recorder, Vault
+from .router import Router
+
+DEFAULT_POOL = "default"
+SDK_KEY = "api_key"
+"""The name of the only key where the SDK itself holds the credential."""
+
+
+class Unset:
+    """The type of `UNSET`, for arguments to which None means something."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+
+LedgerArgument = str | Path | Recorder | None | Unset
+
+
+def build_router(
+    *,
+    router: Router | None = None,
+    keys: Sequence[Key | str] | None = None,
+    sdk_credential: bool = False,
+    pool: str | None = None,
+    ledger: LedgerArgument = UNSET,
+    environ: Mapping[str, str] = os.environ,
+) -> Router:
+    """The router of a client, from the first of these that is there.
+
+    `router`; `keys`; the SDK's own credential where `sdk_credential` says that one was given; the pool that
+    `pool` or KEYROUTER_POOL names, or the pool `default` if it has keys; OPENAI_API_KEYS; and else whatever
+    the SDK makes of OPENAI_API_KEY or its absence.
+
+    Raises:
+        ConfigError: a key, pool, path or variable is wrong; nothing was changed.
+    """
+    if router is not None:
+        if keys is not None or pool is not None or not isinstance(ledger, Unset):
+            raise ConfigError("router= brings its own keys, pool and ledger: leave out keys=, pool= and ledger=")
+        return router
+    if keys is not None and pool is not None:
+        raise ConfigError("keys= and pool= both say where the keys are: give one of them")
+    path = default_path()
+    recorder = _recorder(ledger, path)
+    if keys is not None:
+        return Router(_named(keys), ledger=recorder, vault=_vault_if_needed(keys, environ))
+    if sdk_credential:
+        return _sdk_router(recorder)
+    wanted = pool or environ.get("KEYROUTER_POOL")
+    registered = _registered(wanted, _registry_path(ledger, path))
+    if registered:
+        return Router(
+            registered,
+            pool=wanted or DEFAULT_POOL,
+            ledger=recorder,
+            vault=_vault_if_needed(registered, environ),
+        )
+    if listed := environ.get("OPENAI_API_KEYS"):
+        return Router(_named(_parse_list(listed)), ledger=recorder)
+    return _sdk_router(recorder)
+
+
+def _sdk_router(recorder: Recorder | None) -> Router:
+    return Router([Key(name=SDK_KEY)], ledger=recorder, sdk_credential=True)
+
+
+def _recorder(ledger: LedgerArgument, default: Path) -> Recorder | None:
+    if ledger is None or isinstance(ledger, Recorder):
+        return ledger
+    path = default if isinstance(ledger, Unset) else Path(ledger)
+    check_path(path)
+    return Ledger(path)
+
+
+def _registry_path(ledger: LedgerArgument, default: Path) -> Path:
+    """The registry of keys lies in the ledger's database; without one, in the default place."""
+    if isinstance(ledger, Ledger):
+        return ledger.path
+    return Path(ledger) if isinstance(ledger, str | Path) else default
+
+
+def _registered(wanted: str | None, path: Path) -> list[Key]:
+    registry = Registry(path)
+    keys = registry.keys(wanted or DEFAULT_POOL)
+    if not keys and wanted is not None:
+        known = ", ".join(registry.pools()) or "none"
+        raise ConfigError(
+            f"pool {wanted!r} does not exist in {path} (pools there: {known}): "
+            f"add a key to it with `keyrouter-openai keys add NAME --pool {wanted}`"
+        )
+    return keys
+
+
+def _named(keys: Sequence[Key | str]) -> list[Key]:
+    """Keys given as bare secrets get names by their place: `key-1`, `key-2`."""
+    return [Key(name=f"key-{place}", secret=key) if isinstance(key, str) else key for place, key in enumerate(keys, 1)]
+
+
+def _parse_list(listed: str) -> list[str]:
+    parts = [part.strip() for part in re.split(r"[,\n]", listed)]
+    if parts and not parts[-1]:  # a trailing separator is no mistake
+        parts.pop()
+    for place, part in enumerate(parts, 1):
+        if not part or re.search(r"[\s;\"'=]", part):
+            raise ConfigError(
+                f"OPENAI_API_KEYS is malformed at key {place} of {len(parts)}: "
+                "write keys separated by commas or newlines, without quotes, blanks or names"
+            )
+    if len(set(parts)) < len(parts):
+        raise ConfigError("OPENAI_API_KEYS holds the same key twice: leave each in once")
+    return parts
+
+
+def _vault_if_needed(keys: Sequence[Key | str], environ: Mapping[str, str]) -> Vault | None:
+    if all(isinstance(key, str) or key.secret is not None for key in keys):
+        return None
+    from .vaults import open_vault
+
+    return open_vault(environ.get("KEYROUTER_VAULT"))

@@ -1,0 +1,103 @@
+"""The routing state of one pool: plain records, read by `core.select` and written by `Router` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from math import inf
+from re import compile as regex
+
+from .health import HEALTHY, KeyHealth, Probation
+from .model import Fault
+from .pace import FREE, Pace
+
+
+@dataclass(slots=True)
+class AccountState:
+    """A quota domain. All times are monotonic seconds."""
+
+    name: str
+    probation: Probation | None = None
+    cause: Fault = Fault.NONE
+    """Why it is on probation."""
+    canary: bool = False
+    """A call is out that will decide the probation."""
+    paces: dict[str, Pace] = field(default_factory=dict[str, Pace])
+    """By model family; a family that was never refused is not listed."""
+    too_large: dict[str, int] = field(default_factory=dict[str, int])
+    """By model family: the smallest request, in tokens, that is known to exceed the whole limit."""
+
+    def pace(self, family: str) -> Pace:
+        return self.paces.get(family, FREE)
+
+
+@dataclass(slots=True)
+class HostState:
+    """A provider's address. Model `""` stands for all models."""
+
+    name: str
+    paused_until: dict[str, float] = field(default_factory=dict[str, float])
+    strikes: dict[str, int] = field(default_factory=dict[str, int])
+    refused_until: float = -inf
+    """Until when it is remembered that this provider does not serve our network address."""
+
+
+@dataclass(slots=True)
+class KeyState:
+    """One key of the pool."""
+
+    name: str
+    provider: str
+    account: AccountState
+    host: HostState
+    weight: float = 1.0
+    models: tuple[str, ...] | None = None
+    enabled: bool = True
+    declared_account: bool = False
+    health: KeyHealth = HEALTHY
+    canary: bool = False
+    vault_until: float = -inf
+    """Until when its secret is not asked for again, after the vault failed."""
+    denied: dict[str, float] = field(default_factory=dict[str, float])
+    """Endpoints and models that this key may not use, each until when that is remembered."""
+    in_flight: int = 0
+    last_used: float = -inf
+    seen: tuple[str | None, str | None] = (None, None)
+    """The organisation and project that its last answer named."""
+    announced: str = "available"
+    """The state last told to event sinks."""
+
+    def serves(self, model: str | None) -> bool:
+        """Whether its `models` patterns let it serve this model."""
+        return self.models is None or model is None or _matches(self.models, model)
+
+
+@dataclass(slots=True)
+class PoolState:
+    """All that is known of one pool."""
+
+    keys: dict[str, KeyState] = field(default_factory=dict[str, KeyState])
+    accounts: dict[str, AccountState] = field(default_factory=dict[str, AccountState])
+    hosts: dict[str, HostState] = field(default_factory=dict[str, HostState])
+
+
+@lru_cache(maxsize=4096)
+def _matches(patterns: tuple[str, ...], model: str) -> bool:
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
+_DATED = regex(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
+
+
+@lru_cache(maxsize=4096)
+def model_family(model: str | None) -> str:
+    """The name under which a model's limits are kept: without its date, and a fine-tune under its base.
+
+    Providers limit by model and let snapshots of one model share (OpenAI's rate-limit guide). Without a model
+    (files, batches) the family is the empty string.
+    """
+    if not model:
+        return ""
+    base = model.split(":")[1] if model.startswith("ft:") and model.count(":") else model
+    return _DATED.sub("", base)

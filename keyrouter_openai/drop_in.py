@@ -1,0 +1,81 @@
+"""What the async and the sync client have in common: all that needs no `await`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
+
+from . import _sdk
+from .config import LedgerArgument, Unset
+from .errors import ConfigError
+from .keys import Key
+from .ledger import Ledger
+from .retry import Call
+from .route import Routing, current_routing
+from .router import Router
+
+
+class DropIn:
+    """Mixed into a subclass of the SDK's client, before it."""
+
+    router: Router
+    """Chooses the keys; `router.status()` shows them, `router.on_event(callback)` tells of every decision."""
+    _wishes: Routing
+
+    @property
+    def ledger(self) -> Ledger:
+        """The record of all attempts.
+
+        Raises:
+            ConfigError: this client was made with `ledger=None`.
+        """
+        if not isinstance(self.router.ledger, Ledger):
+            raise ConfigError("this client keeps no ledger: leave out ledger=None, or give a path")
+        return self.router.ledger
+
+    def with_routing(
+        self,
+        *,
+        tags: Mapping[str, str] | None = None,
+        key: str | None = None,
+        account: str | None = None,
+        max_wait: float | None = None,
+        max_attempts: int | None = None,
+    ) -> Self:
+        """A client that shares this one's router and connections, and routes its calls as said.
+
+        Args:
+            tags: recorded with each attempt in the ledger, such as `{"tenant": "t1"}`.
+            key: the name of the only key that may serve.
+            account: the name of the only account whose keys may serve.
+            max_wait: seconds that one call may wait for capacity in all.
+            max_attempts: most attempts of one call.
+        """
+        clone = cast("Self", cast("Any", self).copy())
+        clone._wishes = Routing(tags, key, account, max_wait, max_attempts).over(self._wishes)
+        return clone
+
+    def _new_call(self, options: _sdk.Options, *, stream: bool) -> Call:
+        wishes = current_routing().over(self._wishes)
+        request = _sdk.describe(options, wishes, id=os.urandom(8).hex(), stream=stream)
+        return Call(cast("_sdk.Client", self), self.router, options, request, wishes)
+
+    def _routing_arguments(
+        self,
+        *,
+        keys: Sequence[Key | str] | None,
+        pool: str | None,
+        router: Router | None,
+        ledger: LedgerArgument,
+        other_credential: object,
+    ) -> dict[str, Any]:
+        """What a copy of this client is constructed with: this router, unless it is to route over other keys."""
+        if keys is None and pool is None and router is None and not other_credential:
+            if not isinstance(ledger, Unset):
+                raise ConfigError("a copy shares its router's ledger: give ledger= to the constructor")
+            return {"router": self.router}
+        anew: dict[str, Any] = {"keys": keys, "pool": pool, "router": router}
+        if router is None:
+            anew["ledger"] = self.router.ledger if isinstance(ledger, Unset) else ledger
+        return anew

@@ -1,0 +1,132 @@
+"""One attempt on the wire, from the lease to its settlement, which happens exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .core.body import find_model, find_usage
+from .core.model import Failure, Fault, Outcome, Usage
+from .route import RouteAttempt, Trace
+from .router import Lease, Router
+
+_REQUEST_IDS = (b"x-request-id", b"request-id", b"apim-request-id")
+
+
+class Exchange:
+    """What is known of an attempt while it runs, and the one place that settles it."""
+
+    __slots__ = (
+        "_first_byte_s",
+        "_organization",
+        "_project",
+        "_request_id",
+        "_router",
+        "_started",
+        "_started_at",
+        "_trace",
+        "_waited_s",
+        "asked_usage",
+        "hold",
+        "lease",
+        "status",
+    )
+
+    def __init__(self, router: Router, lease: Lease, trace: Trace, *, asked_usage: bool, hold: bool) -> None:
+        self.lease = lease
+        self.asked_usage = asked_usage
+        """The usage chunk of this stream was asked for by the router and is to be hidden."""
+        self.hold = hold
+        """Start-up events of this stream may be held back."""
+        self.status: int | None = None
+        self._router = router
+        self._trace = trace
+        self._waited_s = trace.waited_s
+        self._started = router.clock.monotonic()
+        self._started_at = router.clock.time()
+        self._first_byte_s: float | None = None
+        self._organization: str | None = None
+        self._project: str | None = None
+        self._request_id: str | None = None
+        trace.key, trace.account, trace.provider = lease.key.name, lease.account.name, lease.key.provider
+        router.started(lease)
+
+    @property
+    def retries_taken(self) -> int:
+        """The attempts before this one, as the SDK shows them on raw responses."""
+        return self.lease.number - 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether the attempt has come to its end, or has been handed to whoever reads its body."""
+        return self.lease.settled
+
+    def wall_time(self) -> float:
+        """Seconds since the epoch, by the router's clock."""
+        return self._router.clock.time()
+
+    def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The answer's status and raw headers have come."""
+        self.status = status
+        self._first_byte_s = self._router.clock.monotonic() - self._started
+        for raw_name, value in headers:
+            name = raw_name.lower()
+            if name == b"openai-organization":
+                self._organization = value.decode("latin-1") or None
+            elif name == b"openai-project":
+                self._project = value.decode("latin-1") or None
+            elif name in _REQUEST_IDS and self._request_id is None:
+                self._request_id = value.decode("latin-1")
+
+    def succeed(self, body: bytes) -> None:
+        """The whole answer is here."""
+        self._settle(Fault.NONE, usage=find_usage(body), model=find_model(body))
+
+    def end_stream(self, fault: Fault, usage: Usage | None, model: str | None, events: int) -> None:
+        """A stream is over, for good or ill; `events` estimates its tokens where usage is not known."""
+        self._settle(fault, usage=usage or self._estimate(events), model=model)
+
+    def fail(self, failure: Failure) -> None:
+        """The attempt failed before the caller had anything of it."""
+        self.status = failure.status or self.status
+        abandoned = failure.fault is Fault.ABANDONED  # it may have been served, and billed, all the same
+        self._settle(failure.fault, failure=failure, usage=self._estimate(0) if abandoned else None)
+
+    def orphaned(self) -> None:
+        """The caller dropped an answer without reading or closing it. Safe to call from a finalizer."""
+        if not self.settled:
+            self._router.abandon(lambda: self.end_stream(Fault.ABANDONED, None, None, 0))
+
+    def _estimate(self, events: int) -> Usage:
+        return Usage(prompt=self.lease.request.size(), completion=events, estimated=True)
+
+    def _settle(
+        self,
+        fault: Fault,
+        *,
+        failure: Failure | None = None,
+        usage: Usage | None = None,
+        model: str | None = None,
+    ) -> None:
+        if self.settled:
+            return
+        lease, trace = self.lease, self._trace
+        seconds = self._router.clock.monotonic() - self._started
+        outcome = Outcome(
+            fault,
+            self.status,
+            wait=failure.wait if failure else None,
+            detail=failure.detail if failure else "",
+            known=failure.known if failure else True,
+            usage=usage,
+            served_model=model,
+            provider_request_id=self._request_id,
+            first_byte_s=self._first_byte_s,
+            seconds=seconds,
+            organization=self._organization,
+            project=self._project,
+        )
+        self._router.settle(lease, outcome, started_at=self._started_at, waited_s=self._waited_s)
+        trace.account, trace.usage = lease.state.account.name, usage
+        trace.attempts.append(
+            RouteAttempt(lease.key.name, lease.state.account.name, fault, self.status, outcome.detail, seconds)
+        )

@@ -1,0 +1,238 @@
+"""The attempts of one call: the hooks that tenacity calls between them.
+
+    before   `take`    takes the lease: here keys rotate
+    retry    `again`   settles the attempt that ended, and judges whether another is due
+    wait     `pause`   says how long to wait before it
+    stop     `spent`   bounds the attempts
+
+One `Call` belongs to one request, and so does its copy of the policy: nothing is shared between tasks. The
+first attempt runs the same hooks without tenacity's loop, which alone costs more than the rest of the router
+on a call that succeeds at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import openai
+
+from . import _sdk
+from .core.model import Fault, RouteRequest
+from .core.select import History, Refusal
+from .core.verdict import POLICIES, Verdict, backoff, may_try_again
+from .errors import VaultError
+from .exchange import Exchange
+from .route import Routing, Trace, remember_route
+from .router import Lease, Router
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+    from tenacity import AsyncRetrying, RetryCallState, Retrying
+
+DEFAULT_MAX_WAIT = 60.0
+"""Seconds that one call may wait for capacity in all, unless the caller says otherwise."""
+
+
+class LeaseLost(Exception):
+    """The account was parked while the call waited for its start: choose again."""
+
+
+class Call:
+    """One call of the user: its history, its limits, and the attempt that is out.
+
+    Args:
+        client: whose call it is, and whose SDK rules hold where there is but one key.
+        options: the SDK's options, from which each attempt is copied.
+        wishes: what the caller said of the routing.
+    """
+
+    def __init__(
+        self,
+        client: _sdk.Client,
+        router: Router,
+        options: _sdk.Options,
+        request: RouteRequest,
+        wishes: Routing,
+    ) -> None:
+        self.router = router
+        self.options = _sdk.begin(client, options)
+        self.request = request
+        self.max_retries = _sdk.max_retries(client, options)
+        self.trace = Trace(request.model)
+        self._lease: Lease | None = None
+        self._client = client
+        self._wishes = wishes
+        self._history = History()
+        self._exchange: Exchange | None = None
+        self._replay: _sdk.BodyReplay | None = None
+        self._secrets: list[SecretStr] = []
+        self._sent = 0
+        self._error: BaseException | None = None
+        self._fault = Fault.NONE
+
+    # -- hooks
+
+    def take(self, _: RetryCallState | None = None) -> None:
+        """Take the lease of the next attempt.
+
+        Raises:
+            NoKeyAvailable: no key can serve in time and nothing was sent; else the last attempt's own error.
+        """
+        self._exchange = None
+        taken = self.router.acquire(self.request, self._history, number=self._sent + 1, max_wait=self._patience())
+        if isinstance(taken, Refusal):
+            refused = _sdk.no_key_available(self._client, self.router, self.request, taken)
+            if self._error is None:
+                raise refused
+            self._error.add_note(refused.message)
+            raise self._error
+        self._lease = taken
+
+    def again(self, state: RetryCallState) -> bool:
+        """Settle the attempt that ended, and judge whether another is due."""
+        return state.outcome is not None and self.ended(state.outcome.exception())
+
+    def pause(self, _: RetryCallState | None = None) -> float:
+        """Seconds to wait before the next attempt. Waiting for capacity is not among them: leases know that."""
+        verdict = POLICIES[self._fault].verdict
+        if verdict is not Verdict.RETRY or self._may_go_elsewhere():
+            return 0.0
+        return min(backoff(self._sent, self.router.rng), self._patience())
+
+    def spent(self, _: RetryCallState | None = None) -> bool:
+        """Whether the attempts of this call are used up."""
+        return self._sent >= self._max_attempts()
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that `take` took last."""
+        assert self._lease is not None, "take() comes first"
+        return self._lease
+
+    # -- what the drivers tell
+
+    def begin(self, secret: SecretStr | None) -> tuple[_sdk.Options, Exchange]:
+        """The lease's time has come: the options to send, and the exchange that will be settled."""
+        lease = self.lease
+        options, asked_usage = _sdk.prepare(self._client, self.options, lease.key, secret, number=lease.number)
+        if secret is not None:
+            self._secrets.append(secret)
+        self._replay = _sdk.BodyReplay(options)
+        self._sent += 1
+        self._exchange = Exchange(
+            self.router, lease, self.trace, asked_usage=asked_usage, hold=not _sdk.is_background(options)
+        )
+        return options, self._exchange
+
+    def waited(self, seconds: float) -> None:
+        """The call has waited for capacity."""
+        self.trace.waited_s += seconds
+
+    def ended(self, error: BaseException | None) -> bool:
+        """The attempt is over; settle it, and say whether another is due."""
+        if error is None:
+            return False
+        lease, exchange = self.lease, self._exchange
+        if exchange is None:
+            return self._not_sent(lease, error)
+        if exchange.settled:  # the answer was whole; what came after is the SDK's or the caller's matter
+            return False
+        failure = _sdk.failure_of(exchange, error)
+        if failure is None:
+            self.router.release(lease)
+            return False
+        exchange.fail(failure)
+        self._error, self._fault = error, failure.fault
+        self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, failure.fault)
+        return self._is_worth_another(error, failure.fault)
+
+    def raising(self, error: BaseException) -> BaseException:
+        """The error as the caller gets it: sealed, with a note that lists the attempts, and its route known."""
+        if not isinstance(error, openai.OpenAIError):
+            return error
+        sealed = _sdk.seal(self._client, error, self._secrets)
+        for note in getattr(error, "__notes__", []) if sealed is not error else []:
+            sealed.add_note(note)
+        for number, attempt in enumerate(self.trace.attempts, 1):
+            status = "no answer" if attempt.status is None else f"status {attempt.status}"
+            why = f" ({attempt.detail})" if attempt.detail else ""
+            sealed.add_note(
+                f"attempt {number}: key {attempt.key!r} of account {attempt.account!r}: "
+                f"{attempt.outcome}{why}, {status}, after {attempt.seconds:.2f} s"
+            )
+        remember_route(sealed, self.trace)
+        return sealed
+
+    # -- judgement
+
+    def _not_sent(self, lease: Lease, error: BaseException) -> bool:
+        if isinstance(error, LeaseLost):
+            return True
+        if not isinstance(error, VaultError):
+            self.router.release(lease)
+            return False
+        self.router.unreadable(lease)
+        self._error, self._fault = error, Fault.VAULT
+        self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, Fault.VAULT)
+        return True
+
+    def _is_worth_another(self, error: BaseException, fault: Fault) -> bool:
+        single = self.router.is_single
+        worth = _sdk.sdk_would_retry(self._client, error) if single else may_try_again(fault)
+        return worth and (self._replay is None or self._replay.rewind())
+
+    def _max_attempts(self) -> int:
+        if self._wishes.max_attempts is not None:
+            return self._wishes.max_attempts
+        if self.router.is_single:
+            return self.max_retries + 1
+        return max(self.router.accounts_for(self.request), self.max_retries + 1)
+
+    def _patience(self) -> float:
+        """Seconds that this call may still wait for capacity."""
+        most = self._wishes.max_wait if self._wishes.max_wait is not None else DEFAULT_MAX_WAIT
+        return max(most - self.trace.waited_s, 0.0)
+
+    def _may_go_elsewhere(self) -> bool:
+        """Whether a failed connection can be answered by an account that this call has not tried."""
+        return self._fault is Fault.NETWORK and self.router.accounts_for(self.request) > len(self._history.tried)
+
+    def sdk_wait(self) -> dict[str, Any]:
+        """The SDK's own arguments for waiting before a retry, which hold where there is but one key."""
+        return {
+            "retries_taken": self._sent - 1,
+            "max_retries": self.max_retries,
+            "options": self.options,
+            "response": _sdk.response_of(self._error),
+        }
+
+
+def async_policy(call: Call, sleep: Callable[[float], Awaitable[None]]) -> AsyncRetrying:
+    """Tenacity's policy for the further attempts of one call, a copy that no other call touches."""
+    return _async_retrying().copy(
+        before=call.take, retry=call.again, wait=call.pause, stop=call.spent, sleep=sleep, reraise=True
+    )
+
+
+def sync_policy(call: Call, sleep: Callable[[float], None]) -> Retrying:
+    """As `async_policy`, for the sync client."""
+    return _sync_retrying().copy(
+        before=call.take, retry=call.again, wait=call.pause, stop=call.spent, sleep=sleep, reraise=True
+    )
+
+
+# Imported when a call first fails: tenacity would be most of the import time of this package.
+@cache
+def _async_retrying() -> AsyncRetrying:
+    from tenacity import AsyncRetrying
+
+    return AsyncRetrying()
+
+
+@cache
+def _sync_retrying() -> Retrying:
+    from tenacity import Retrying
+
+    return Retrying()

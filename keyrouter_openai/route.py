@@ -1,0 +1,155 @@
+"""What a caller may say about the routing of a call, and what the router says about it afterwards."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from .core.model import Fault, Usage
+from .errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Wishes for the calls of one client or block. None leaves the choice where it was."""
+
+    tags: Mapping[str, str] | None = None
+    key: str | None = None
+    account: str | None = None
+    max_wait: float | None = None
+    max_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_wait is not None and not 0 <= self.max_wait < float("inf"):
+            raise ConfigError(f"max_wait={self.max_wait!r}: give seconds, 0 (never wait) or more")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ConfigError(f"max_attempts={self.max_attempts!r}: give 1 or more")
+
+    def over(self, base: Routing) -> Routing:
+        """These wishes where they are given, and else those of `base`; tags are merged."""
+        return Routing(
+            tags={**(base.tags or {}), **(self.tags or {})} or None,
+            key=base.key if self.key is None else self.key,
+            account=base.account if self.account is None else self.account,
+            max_wait=base.max_wait if self.max_wait is None else self.max_wait,
+            max_attempts=base.max_attempts if self.max_attempts is None else self.max_attempts,
+        )
+
+
+NO_WISHES = Routing()
+_current: ContextVar[Routing] = ContextVar("keyrouter_openai_routing", default=NO_WISHES)
+
+
+@contextmanager
+def routing(
+    *,
+    tags: Mapping[str, str] | None = None,
+    key: str | None = None,
+    account: str | None = None,
+    max_wait: float | None = None,
+    max_attempts: int | None = None,
+) -> Generator[None]:
+    """Route the calls made within this block as said, in this task or thread only.
+
+    For code that does not hold the client; with the client at hand use `client.with_routing(...)`.
+
+    Args:
+        tags: recorded with each attempt in the ledger, such as `{"tenant": "t1"}`.
+        key: the name of the only key that may serve.
+        account: the name of the only account whose keys may serve.
+        max_wait: seconds that one call may wait for capacity in all.
+        max_attempts: most attempts of one call.
+    """
+    wishes = Routing(tags, key, account, max_wait, max_attempts)
+    token = _current.set(wishes.over(_current.get()))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_routing() -> Routing:
+    """The wishes of the enclosing `routing(...)` blocks."""
+    return _current.get()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAttempt:
+    """One attempt of a call. `status` is None where no answer came; `detail` is the provider's code."""
+
+    key: str
+    account: str
+    outcome: Fault
+    status: int | None
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a call was served. `usage` is None until it is known: with streams, until their end."""
+
+    key: str
+    account: str
+    provider: str
+    model: str | None
+    attempts: tuple[RouteAttempt, ...]
+    waited_s: float
+    usage: Usage | None
+    cost_usd: float | None
+    """US dollars, or None where the price is not known."""
+
+
+class Trace:
+    """What is noted of a call while it runs; `route_of` makes a `Route` of it."""
+
+    __slots__ = ("__weakref__", "account", "attempts", "key", "model", "provider", "usage", "waited_s")
+
+    def __init__(self, model: str | None) -> None:
+        self.attempts: list[RouteAttempt] = []
+        self.key = self.account = self.provider = ""
+        self.model = model
+        self.usage: Usage | None = None
+        self.waited_s = 0.0
+
+    def route(self) -> Route:
+        """The call as it stands now."""
+        return Route(
+            self.key,
+            self.account,
+            self.provider,
+            self.model,
+            tuple(self.attempts),
+            self.waited_s,
+            self.usage,
+            cost_usd=None,
+        )
+
+
+# By identity, since SDK models compare by value and cannot be hashed; entries go with their object.
+_traces: dict[int, tuple[weakref.ref[Any], Trace]] = {}
+
+
+def remember_route(result: object, trace: Trace) -> None:
+    """Tie a call's trace to what the caller gets of it. Plain values (str, None) cannot be tied to anything."""
+    key = id(result)
+    try:
+        _traces[key] = weakref.ref(result, lambda _: _traces.pop(key, None)), trace
+    except TypeError:
+        return
+
+
+def route_of(result: object) -> Route:
+    """How the call behind a response, stream, raw response or exception was routed.
+
+    Raises:
+        ConfigError: the object did not come from a routed call.
+    """
+    found = _traces.get(id(result))
+    if found is None or found[0]() is not result:
+        raise ConfigError(f"no route is known of this {type(result).__name__}: it did not come from a routed call")
+    return found[1].route()

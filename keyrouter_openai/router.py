@@ -1,0 +1,364 @@
+"""The one hand that changes routing state: it gives out leases and learns from what became of them.
+
+`acquire` and `settle` take microseconds: no I/O, and a lock that is never held across an await. Both clients
+and all threads share one router.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from logging import DEBUG
+from math import isfinite
+from random import Random
+
+from pydantic import SecretStr
+
+from .clock import SYSTEM_CLOCK
+from .core import pace
+from .core.model import Attempt, Fault, Outcome, RouteRequest
+from .core.select import Choice, History, Refusal, could_serve, select
+from .core.state import AccountState, HostState, KeyState, PoolState, model_family
+from .errors import ConfigError, VaultError
+from .events import AttemptEnded, AttemptStarted, Event, NoKey
+from .keys import Key
+from .learning import Learner
+from .protocols import Clock, EventSink, Recorder, Vault
+from .providers import PROVIDERS
+from .sinks.log import log_event, logger
+from .status import AccountStatus, KeyStatus, PoolStatus, account_state, key_state, parked_families
+from .vaults.loader import SecretLoader
+
+
+@dataclass(slots=True)
+class Lease:
+    """Permission to make one attempt with one key, from monotonic time `start` on."""
+
+    request: RouteRequest
+    number: int
+    """Counts the attempts of the call, from 1."""
+    key: Key
+    start: float
+    state: KeyState
+    account: AccountState
+    decides_key: bool = False
+    """This attempt is the canary that decides whether its key is good again."""
+    decides_account: bool = False
+    settled: bool = False
+
+
+class Router:
+    """Chooses a key for each attempt, and learns from each outcome.
+
+    Args:
+        keys: the pool's keys; at least one.
+        pool: its name, in the ledger and in events.
+        vault: where the secrets rest of keys that carry none.
+        ledger: where attempts are recorded; None keeps no record.
+        clock: time, and how to sleep.
+        rng: chance, for jitter and ties.
+        sdk_credential: the SDK puts the credential of the only key on each request itself.
+
+    Raises:
+        ConfigError: no key, or two of one name.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        *,
+        pool: str = "default",
+        vault: Vault | None = None,
+        ledger: Recorder | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        rng: Random | None = None,
+        sdk_credential: bool = False,
+    ) -> None:
+        self.pool = pool
+        self.sdk_credential = sdk_credential
+        self.ledger = ledger
+        self.clock = clock
+        self.rng = rng or Random()
+        self._vault_secrets = SecretLoader(vault, pool) if vault is not None else None
+        self._given_secrets: dict[str, SecretStr] = {}
+        self._lock = threading.Lock()
+        self._sinks: list[EventSink] = []
+        self._orphans: deque[Callable[[], None]] = deque()
+        self._keys: dict[str, Key] = {}
+        self._pool = PoolState()
+        self._learner = Learner(pool, self._pool, clock, self.rng)
+        self.reload(keys)
+
+    def reload(self, keys: Sequence[Key]) -> None:
+        """Replace the pool's keys whole. What is known of keys that stay is kept; leases that are out go on."""
+        names = [key.name for key in keys]
+        if not names:
+            raise ConfigError(f"pool {self.pool!r} has no keys: add one with `keyrouter-openai keys add NAME`")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"pool {self.pool!r} has two keys named {twice[0]!r}: give each its own name")
+        with self._lock:
+            self._pool.keys = {key.name: self._state_of(key) for key in keys}
+            self._keys = {key.name: key for key in keys}
+            self._given_secrets = {key.name: key.secret for key in keys if key.secret is not None}
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The pool's keys."""
+        return tuple(self._keys.values())
+
+    def cached_secret(self, key: str) -> SecretStr | None:
+        """The secret of a key if it is in memory. Never blocks."""
+        given = self._given_secrets.get(key)
+        if given is not None or self._vault_secrets is None:
+            return given
+        return self._vault_secrets.cached(key)
+
+    @property
+    def vault_secrets(self) -> SecretLoader:
+        """The door to the secrets that rest in the vault.
+
+        Raises:
+            VaultError: this router was made without a vault.
+        """
+        if self._vault_secrets is None:
+            raise VaultError(f"pool {self.pool!r} has no vault, and a key without a secret: give Key(secret=...)")
+        return self._vault_secrets
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one key: then nothing can be chosen, and it behaves as the SDK does."""
+        return len(self._keys) == 1
+
+    def on_event(self, callback: EventSink) -> None:
+        """Call `callback` with every event from now on. What it raises is logged and harms nothing."""
+        self._sinks.append(callback)
+
+    def _state_of(self, key: Key) -> KeyState:
+        """The state of a key: what is known of one of that name, with the settings of the new."""
+        address = key.base_url or PROVIDERS[key.provider].base_url or key.provider
+        account = key.account or f"key:{key.name}"
+        state = self._pool.keys.get(key.name) or KeyState(
+            key.name,
+            key.provider,
+            self._pool.accounts.setdefault(account, AccountState(account)),
+            self._pool.hosts.setdefault(address, HostState(address)),
+        )
+        if key.account is not None:
+            state.account = self._pool.accounts.setdefault(account, AccountState(account))
+        state.host = self._pool.hosts.setdefault(address, HostState(address))
+        state.declared_account = key.account is not None
+        state.weight, state.models, state.enabled = key.weight, key.models, key.enabled
+        return state
+
+    # -- leases
+
+    def acquire(self, request: RouteRequest, history: History, *, number: int, max_wait: float) -> Lease | Refusal:
+        """Take the best key for the next attempt of a call, to start within `max_wait` seconds, or say why not.
+
+        `number` counts the attempts of the call from 1. The lease must be settled or released, whatever happens.
+        """
+        self._collect_orphans()
+        now = self.clock.monotonic()
+        with self._lock:
+            choice = select(
+                self._pool.keys.values(),
+                request,
+                history,
+                now=now,
+                latest=now + max_wait,
+                rng=self.rng,
+                trusting=self.is_single,
+            )
+            if isinstance(choice, Choice):
+                return self._lease(choice, request, number)
+        retry_after = choice.first_return - now if isfinite(choice.first_return) else None
+        reasons = {name: reason for name, (reason, _) in choice.obstacles.items()}
+        self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
+        return choice
+
+    def _lease(self, choice: Choice, request: RouteRequest, number: int) -> Lease:
+        state, start = choice.key, choice.start
+        state.in_flight += 1
+        state.last_used = start
+        account = state.account
+        if account.paces and (current := account.paces.get(family := model_family(request.model))) is not None:
+            account.paces[family] = pace.started(current, start)
+        lease = Lease(request, number, self._keys[state.name], start, state, account)
+        if state.health.refusals and not state.canary:
+            state.canary = lease.decides_key = True
+        if account.probation is not None and not account.canary:
+            account.canary = lease.decides_account = True
+        return lease
+
+    def is_open(self, lease: Lease) -> bool:
+        """Whether a lease that waited for its start may go now: its account was not parked meanwhile."""
+        parked = lease.state.account.pace(model_family(lease.request.model)).parked_until
+        return self.is_single or parked <= self.clock.monotonic()
+
+    def started(self, lease: Lease) -> None:
+        """Tell event sinks that the attempt is about to be sent."""
+        if self._wants_attempts():
+            request = lease.request
+            self._emit(
+                AttemptStarted(
+                    self.clock.time(),
+                    self.pool,
+                    request.id,
+                    lease.number,
+                    lease.key.name,
+                    lease.state.account.name,
+                    request.endpoint,
+                    request.model,
+                )
+            )
+
+    def unreadable(self, lease: Lease) -> None:
+        """Give back a lease whose key's secret could not be read; the key is left alone for a while."""
+        with self._lock:
+            self._give_back(lease)
+            events = self._learner.learn(lease, Outcome(Fault.VAULT))
+        for event in events:
+            self._emit(event)
+
+    def release(self, lease: Lease) -> None:
+        """Give back a lease of which nothing was sent."""
+        with self._lock:
+            self._give_back(lease)
+
+    def abandon(self, settle: Callable[[], None]) -> None:
+        """Have `settle` called at the next opportunity; for finalizers, which may run anywhere, under any lock."""
+        self._orphans.append(settle)
+
+    def settle(self, lease: Lease, outcome: Outcome, *, started_at: float, waited_s: float) -> None:
+        """Learn from an attempt, record it and tell about it. A lease is settled once; later calls do nothing.
+
+        `started_at` is wall-clock time, `waited_s` the seconds that the call had waited for capacity.
+        """
+        with self._lock:
+            if not self._give_back(lease):
+                return
+            events = self._learner.learn(lease, outcome)
+        if self.ledger is not None:
+            self.ledger.record(self._attempt(lease, outcome, started_at, waited_s))
+        if self._wants_attempts():
+            events.append(self._ended(lease, outcome))
+        for event in events:
+            self._emit(event)
+
+    def _give_back(self, lease: Lease) -> bool:
+        if lease.settled:
+            return False
+        lease.settled = True
+        state = lease.state
+        state.in_flight -= 1
+        if lease.decides_key:
+            state.canary = False
+        if lease.decides_account:
+            lease.account.canary = False
+        return True
+
+    # -- telling
+
+    def status(self) -> PoolStatus:
+        """The pool at this moment."""
+        self._collect_orphans()
+        with self._lock:
+            now = self.clock.monotonic()
+            keys = [(state, *key_state(state, now)) for state in self._pool.keys.values()]
+            accounts = {state.account.name: state.account for state in self._pool.keys.values()}
+            return PoolStatus(
+                pool=self.pool,
+                at=self.clock.time(),
+                in_flight=sum(state.in_flight for state in self._pool.keys.values()),
+                keys=tuple(
+                    KeyStatus(
+                        k.name,
+                        k.provider,
+                        k.account.name,
+                        state,
+                        reason,
+                        self._known_wall(until, now),
+                        k.in_flight,
+                    )
+                    for k, state, reason, until in keys
+                ),
+                accounts=tuple(self._account_status(account, now) for account in accounts.values()),
+            )
+
+    def _account_status(self, account: AccountState, now: float) -> AccountStatus:
+        state, until = account_state(account, now)
+        members = tuple(s.name for s in self._pool.keys.values() if s.account is account)
+        parked = {f: self.clock.time() + t - now for f, t in parked_families(account.paces, now).items()}
+        return AccountStatus(account.name, members, state, self._known_wall(until, now), parked)
+
+    def _attempt(self, lease: Lease, outcome: Outcome, started_at: float, waited_s: float) -> Attempt:
+        request = lease.request
+        return Attempt(
+            at=started_at,
+            request_id=request.id,
+            number=lease.number,
+            pool=self.pool,
+            key=lease.key.name,
+            account=lease.state.account.name,
+            provider=lease.key.provider,
+            endpoint=request.endpoint,
+            outcome=outcome.fault,
+            model=request.model,
+            served_model=outcome.served_model,
+            status=outcome.status,
+            detail=outcome.detail,
+            stream=request.stream,
+            usage=outcome.usage,
+            first_byte_s=outcome.first_byte_s,
+            seconds=outcome.seconds,
+            waited_s=waited_s,
+            provider_request_id=outcome.provider_request_id,
+            tags=request.tags,
+        )
+
+    def _ended(self, lease: Lease, outcome: Outcome) -> AttemptEnded:
+        request = lease.request
+        return AttemptEnded(
+            self.clock.time(),
+            self.pool,
+            request.id,
+            lease.number,
+            lease.key.name,
+            lease.state.account.name,
+            request.endpoint,
+            request.model,
+            outcome.fault,
+            outcome.status,
+            outcome.detail,
+            outcome.seconds,
+        )
+
+    def accounts_for(self, request: RouteRequest) -> int:
+        """How many accounts might serve this call at some time."""
+        return len(could_serve(self._pool.keys.values(), request))
+
+    def flush(self) -> None:
+        """Wait, for some seconds at most, until all attempts so far are in the ledger."""
+        self._collect_orphans()
+        if self.ledger is not None:
+            self.ledger.flush()
+
+    def _collect_orphans(self) -> None:
+        while self._orphans:
+            self._orphans.popleft()()
+
+    def _known_wall(self, monotonic: float, now: float) -> float | None:
+        return self.clock.time() + monotonic - now if isfinite(monotonic) else None
+
+    def _wants_attempts(self) -> bool:
+        return bool(self._sinks) or logger.isEnabledFor(DEBUG)
+
+    def _emit(self, event: Event) -> None:
+        log_event(event)
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception:  # noqa: BLE001  a user's callback may raise anything, and must harm no call
+                logger.exception("an event callback failed")
