@@ -24,7 +24,10 @@ from urllib.parse import urlsplit
 import openai
 from openai import AsyncOpenAI, NotGiven, Omit, OpenAI
 from openai._constants import DEFAULT_MAX_RETRIES as DEFAULT_MAX_RETRIES
+from openai._data_residency import DataResidency as DataResidency
 from openai._models import FinalRequestOptions
+from openai._provider import _Provider
+from openai.auth import WorkloadIdentity, X509WorkloadIdentity
 
 from .bodies import EarlyEnd, connection_error, transport_errors, watch_async, watch_sync
 from .core.body import estimate_tokens, holds_error
@@ -35,21 +38,21 @@ from .exchange import Exchange
 from .keys import Key, check_base_url
 from .providers import PROVIDERS
 from .route import Routing
+from .sinks.log import logger
 
 if TYPE_CHECKING:
-    from openai._client import DataResidency as DataResidency
-    from openai._provider import _Provider
-    from openai.auth import WorkloadIdentity, X509WorkloadIdentity
+    import httpx2
     from pydantic import SecretStr
 
     from .core.select import Refusal
     from .router import Router
-
-    AnyWorkloadIdentity = WorkloadIdentity | X509WorkloadIdentity
-    SdkProvider = _Provider
+else:
+    httpx2 = sys.modules.get("httpx2") or sys.modules["httpx"]  # the HTTP library under this SDK
 
 Client = AsyncOpenAI | OpenAI
 Options = FinalRequestOptions
+SdkProvider = _Provider
+AnyWorkloadIdentity = WorkloadIdentity | X509WorkloadIdentity
 
 POOL_API_KEY = "keyrouter-pool-has-no-single-key"
 """What `client.api_key` answers on a pool: no secret, and not empty, since libraries check for that."""
@@ -402,7 +405,6 @@ def _masked(client: Client, error: openai.APIStatusError, secrets: Sequence[Secr
 
 def no_key_available(client: Client, router: Router, request: RouteRequest, refusal: Refusal) -> NoKeyAvailable:
     """The error for a call that no key can serve."""
-    http = sys.modules[openai.Timeout.__module__.partition(".")[0]]
     now = router.clock.monotonic()
     retry_after = refusal.first_return - now if math.isfinite(refusal.first_return) else None
     reasons = {
@@ -412,27 +414,27 @@ def no_key_available(client: Client, router: Router, request: RouteRequest, refu
     listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     expected = "no key is expected back" if retry_after is None else f"the first returns in {retry_after:.1f} s"
     message = f"no key of pool {router.pool!r} can serve this call ({listed}): {expected}"
-    response = http.Response(
+    response = httpx2.Response(
         429,
         headers={} if retry_after is None else {"retry-after": str(math.ceil(retry_after))},
         json={"error": {"message": message, "type": "keyrouter_error", "code": "no_key_available"}},
-        request=http.Request("POST", client._prepare_url(request.endpoint)),
+        request=httpx2.Request("POST", client._prepare_url(request.endpoint)),
     )
     return NoKeyAvailable(message, response=response, reasons=reasons, retry_after=retry_after)
 
 
 def check_pool_client(client: Client) -> None:
-    """Refuse what would send a pool's keys in the clear, or override them all unnoticed.
+    """Refuse what would send a pool's keys in the clear, and warn of what would override them all.
 
     Raises:
-        ConfigError: the base URL is not https, or OPENAI_CUSTOM_HEADERS sets a credential.
+        ConfigError: the base URL is not https.
     """
     try:
         check_base_url(str(client.base_url))
     except ValueError as error:
         raise ConfigError(f"base_url of the client: {error}") from None
     if getattr(client, "_ambient_authorizations", None):
-        raise ConfigError(
-            "OPENAI_CUSTOM_HEADERS sets Authorization, which would override every key of the pool: "
-            "take it out, or give the credential as a key"
+        logger.warning(
+            "OPENAI_CUSTOM_HEADERS sets Authorization: no call is routed, all go out with that credential. "
+            "Take it out, or give it as a key"
         )

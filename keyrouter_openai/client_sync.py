@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from openai import NotGiven, not_given
+from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
+from ._sdk import httpx2
 from .config import UNSET, LedgerArgument, build_router
 from .drop_in import DropIn
 from .keys import Key
 from .retry import Call, LeaseLost, sync_policy
 from .route import Routing, remember_route
 from .router import Router
-
-if TYPE_CHECKING:
-    import httpx2
-    from openai import Timeout
 
 
 class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):

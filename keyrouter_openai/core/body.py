@@ -67,8 +67,8 @@ def find_model(data: bytes) -> str | None:
 def holds_error(data: bytes) -> bool:
     """Whether the JSON body of a 200 is an error after all, as some gateways send it.
 
-    An object that merely has a field `error` (a failed response, a batch) says in `object` what it is, or
-    carries what was asked for.
+    An object that merely has a field `error` (a failed response, a batch) says in `object` what it is, has an
+    id, or carries what was asked for.
     """
     if len(data) > _LONGEST_ERROR or not _ERROR.search(data):
         return False
@@ -82,7 +82,8 @@ def holds_error(data: bytes) -> bool:
         return False
     fields = cast("dict[str, object]", body)
     carries = any(fields.get(name) for name in ("choices", "output", "data", "content"))
-    return bool(fields.get("error")) and not carries and fields.get("object") in (None, "error")
+    is_object = fields.get("object") not in (None, "error") or ("id" in fields and "choices" not in fields)
+    return bool(fields.get("error")) and not carries and not is_object
 
 
 def estimate_tokens(body: object) -> int:

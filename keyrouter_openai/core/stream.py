@@ -52,6 +52,10 @@ _STARTUP_TYPES = frozenset(
         "response.reasoning_summary_part.added",
     }
 )
+_USAGE_CHUNK = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"}
+)
+"""Fields of a chunk that holds nothing but usage; one that holds more is not taken out."""
 # Once content flows only these need a closer look. Quotes inside JSON strings are escaped and line breaks too,
 # so none of the patterns can come out of a model's text.
 _NOTEWORTHY = re.compile(
@@ -115,7 +119,6 @@ class StreamWatch:
         rest, self._buffer = self._buffer, b""
         out = self._take(rest) if rest.strip() else b""
         if self.phase is Phase.STARTING:
-            self.failure = self.failure or b"".join(self._held)
             self.phase = Phase.FAILED
             return b""
         if self.phase is Phase.FLOWING:
@@ -152,7 +155,7 @@ class StreamWatch:
         usage = _object(fields, "usage") or _object(_object(fields, "response"), "usage")
         if usage:
             self.usage = read_usage(usage) or self.usage
-            if self._hide_usage and choices == []:
+            if self._hide_usage and choices == [] and fields.keys() <= _USAGE_CHUNK:
                 return b""
         if isinstance(choices, list):
             self._wants_end = True

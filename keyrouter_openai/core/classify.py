@@ -1,0 +1,77 @@
+"""What an error answer means: whose fault it is, and how long to wait.
+
+An answer is read whole (`core.answers`), the tables of `core.rules` name the fault, `core.waits` the wait. What
+follows from a fault is the other half, in `core.verdict`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .answers import Answer, read_answer
+from .model import Failure, Fault
+from .rules import DEFAULTS, RULES
+from .waits import named_wait
+
+_STANDS_FOR: dict[Fault, int] = {
+    Fault.RATE_LIMIT: 429,
+    Fault.EXHAUSTED: 429,
+    Fault.TOO_LARGE: 429,
+    Fault.HOST_LIMIT: 429,
+    Fault.KEY_REFUSED: 401,
+    Fault.ACCOUNT_CLOSED: 403,
+    Fault.NOT_PERMITTED: 403,
+    Fault.NOT_HERE: 403,
+    Fault.MODEL_MISSING: 404,
+    Fault.REQUEST: 400,
+    Fault.OVERLOADED: 503,
+}
+"""The status of an error inside a 200 that names none; all else is a 500."""
+
+
+def classify(*, provider: str, status: int, headers: Mapping[str, str], body: str | bytes, now: float) -> Failure:
+    """Say what an error answer means. Never raises, whatever the answer holds.
+
+    Args:
+        provider: who answered; a name that no rule knows is fine.
+        status: the answer's HTTP status; 200 for an error inside a body or stream.
+        headers: in any letter case.
+        body: as it came: JSON, an event stream, a page, text, nothing.
+        now: wall-clock seconds since the epoch, to turn dates into waits.
+    """
+    answer = read_answer(status, body)
+    fault, code, known = _fault(provider, answer)
+    if status < 300:
+        status = answer.status if answer.status >= 400 else _STANDS_FOR.get(fault, 500)
+    return Failure(fault, status, named_wait(answer, fault, headers, now), _detail(code, answer), known)
+
+
+def default_fault(status: int) -> Fault:
+    """What a status means where nothing else is known."""
+    return DEFAULTS.get(status) or (Fault.REQUEST if 400 <= status < 500 else Fault.SERVER_ERROR)
+
+
+def _fault(provider: str, answer: Answer) -> tuple[Fault, str, bool]:
+    """The fault, the code that told it (if one did), and whether a rule knew the answer."""
+    for rule in RULES:
+        if rule.provider not in (None, provider) or (rule.on is not None and answer.status not in rule.on):
+            continue
+        if rule.codes is None and rule.words is None:
+            return rule.fault, "", True
+        if rule.codes and (code := next(filter(rule.codes.fullmatch, answer.codes), None)):
+            return rule.fault, code, True
+        if rule.words and rule.words.search(answer.text):
+            return rule.fault, "", True
+    return default_fault(answer.status), "", False
+
+
+# Words joined by separators and free of digits: no credential, id or quoted text looks like that.
+_PRESENTABLE = re.compile(r"(?!(?:sk|gsk|csk|fw|xai|key)[-_.])[a-z]{1,30}(?:[_.-][a-z]{1,30})*")
+_VAGUE = frozenset(("error", "invalid_request_error", "unknown_error", "response.failed"))
+
+
+def _detail(code: str, answer: Answer) -> str:
+    """The most telling code of an answer; empty where it has none that is fit to be shown."""
+    telling = [code, *(other for other in answer.codes if other not in _VAGUE), *answer.codes]
+    return next((code for code in telling if len(code) <= 60 and _PRESENTABLE.fullmatch(code)), "")

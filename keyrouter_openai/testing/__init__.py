@@ -1,0 +1,18 @@
+"""A provider to test against: a real HTTP server that limits, runs dry, and fails as told.
+
+    model.py      accounts, keys, limits, credit: pure, also for simulations in virtual time
+    faults.py     what can go wrong, as data
+    endpoints.py  what each endpoint answers (with responses.py, files.py, generate.py)
+    handler.py    from a request to its answer and its record
+    server.py     HTTP
+    simulator.py  the one class that puts them together
+
+It needs no OpenAI SDK. `python -m keyrouter_openai.testing --help` runs it as a command.
+"""
+
+from .faults import FAULTS, Fault, redirect, respond
+from .handler import Call
+from .model import Latency, SimAccount
+from .simulator import ProviderSimulator
+
+__all__ = ["FAULTS", "Call", "Fault", "Latency", "ProviderSimulator", "SimAccount", "redirect", "respond"]

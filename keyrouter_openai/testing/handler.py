@@ -1,0 +1,241 @@
+"""From a request to its answer and its record: faults first, then credential, request and limits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Protocol
+
+from .endpoints import ENDPOINTS, Work
+from .errors import Context, error_reply, invalid
+from .faults import CallScope, FaultRules
+from .files import FileStore
+from .model import Latency, SimKey, SimProvider
+from .wire import Json, Refused, Reply, Request, as_object, json_reply
+
+MODELS = "/v1/models"
+# Listed where an account has access to any model.
+DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-image-1", "text-embedding-3-small")
+# The one version of OpenAI's API there has been (https://developers.openai.com/api/reference/overview).
+API_VERSION = "2020-10-01"
+
+
+class TimeSource(Protocol):
+    """The clock of a simulator; Python's `time` module is one."""
+
+    def monotonic(self) -> float: ...
+
+    def time(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that reached the simulator, and what it got. It holds no credential."""
+
+    at: float
+    """Wall-clock time, seconds since the epoch."""
+    key: str | None
+    """The label of the key, None where the credential is unknown or missing."""
+    account: str | None
+    method: str
+    path: str
+    model: str | None
+    stream: bool
+    """Whether a stream was asked for."""
+    status: int | None
+    """The HTTP status that was sent, None where none was."""
+    fault: str | None
+    """The name of the fault that hit it, if one did."""
+    tokens: int
+    """What the token limit is charged for such a request, whether it was admitted or not."""
+    authorized: bool
+    """Whether a credential came along, known or not."""
+    organization: str | None
+    """The header `OpenAI-Organization`."""
+    project: str | None
+    """The header `OpenAI-Project`."""
+    retry_count: str | None
+    """The header `X-Stainless-Retry-Count`."""
+    idempotency_key: str | None
+    """The header `Idempotency-Key`."""
+    body: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A request as far as it is understood. `work` is the refusal where the request is malformed."""
+
+    request: Request
+    key: SimKey | None
+    fields: Json
+    work: Work | Refused | None
+    fault: str | None = None
+
+    @property
+    def model(self) -> str | None:
+        model = self.fields.get("model")
+        return model if isinstance(model, str) else None
+
+    @property
+    def scope(self) -> CallScope:
+        label, account = (self.key.label, self.key.account) if self.key else (None, None)
+        return CallScope(label, account, self.model, self.request.path)
+
+
+class Handler:
+    """Answers requests, one at a time. Knows no sockets."""
+
+    def __init__(
+        self, provider: SimProvider, faults: FaultRules, latency: Latency, rng: Random, clock: TimeSource
+    ) -> None:
+        self._provider = provider
+        self._faults = faults
+        self._latency = latency
+        self._rng = rng
+        self._clock = clock
+        self._files = FileStore()
+
+    def handle(self, request: Request) -> tuple[Reply, Call]:
+        """The answer to a request, and the record of it."""
+        exchange = self._understand(request)
+        try:
+            reply = self._answer(exchange)
+        except Refused as refused:
+            reply = refused.reply
+        if reply.tokens:
+            reply = self._latency.apply(reply, self._rng)
+        if not reply.bare:
+            reply = replace(reply, headers={**self._api_headers(exchange, reply), **reply.headers})
+        return reply, self._record(exchange, reply)
+
+    def _understand(self, request: Request) -> _Exchange:
+        key = self._provider.find_key(request.secret)
+        endpoint = ENDPOINTS.get(request.path) if request.method == "POST" else None
+        if endpoint is None:
+            return _Exchange(request, key, {}, None)
+        try:
+            fields = as_object(json.loads(request.body))
+        except (ValueError, RecursionError):
+            text = "We could not parse the JSON body of your request. The OpenAI API expects a JSON payload."
+            return _Exchange(request, key, {}, Refused(invalid(text)))
+        try:
+            return _Exchange(request, key, fields, endpoint.read(fields))
+        except Refused as refused:
+            return _Exchange(request, key, fields, refused)
+
+    def _answer(self, exchange: _Exchange) -> Reply:
+        request, now = exchange.request, self._clock.monotonic()
+        rule = self._faults.take(exchange.scope, spoiling=False)
+        if rule and rule.fault.answer:
+            exchange.fault = rule.fault.name
+            reply = rule.fault.answer(self._context(exchange, rule.wait))
+            if not reply.bare:
+                self._count_failed(exchange, now)
+            return reply
+        key = self._provider.authenticate(
+            request.secret,
+            request.headers.get("openai-organization"),
+            request.headers.get("openai-project"),
+        )
+        if isinstance(exchange.work, Work):
+            return self._call_model(exchange, exchange.work, key, now)
+        if exchange.work is not None:
+            self._count_failed(exchange, now)
+            raise exchange.work
+        return self._look_up(exchange, key)
+
+    def _call_model(self, exchange: _Exchange, work: Work, key: SimKey, now: float) -> Reply:
+        limits = self._provider.admit(key, work.model, work.charge, now)
+        reply = work.answer(self._ident(), int(self._clock.time()))
+        self._provider.bill(key, reply.tokens)
+        reply = replace(reply, headers={**reply.headers, **limits})
+        rule = self._faults.take(exchange.scope, spoiling=True) if reply.events else None
+        if rule and rule.fault.spoil:
+            exchange.fault = rule.fault.name
+            reply = rule.fault.spoil(reply, rule.events)
+        return reply
+
+    def _look_up(self, exchange: _Exchange, key: SimKey) -> Reply:
+        """Answer what needs no model: the Models API and the Files API."""
+        request = exchange.request
+        if request.method == "GET" and (request.path == MODELS or request.path.startswith(MODELS + "/")):
+            return self._models(request.path.removeprefix(MODELS).removeprefix("/"), key)
+        project = self._provider.account(key.account).project
+        reply = self._files.answer(request, project, self._ident(), int(self._clock.time()))
+        if reply is None:
+            raise Refused(error_reply("unknown_route", self._context(exchange, wait=0.0)))
+        return reply
+
+    def _models(self, name: str, key: SimKey) -> Reply:
+        names = self._provider.account(key.account).models
+        created = int(self._clock.time())
+        if not name:
+            models = [_model(each, created) for each in names or DEFAULT_MODELS]
+            return json_reply({"object": "list", "data": models})
+        if names is not None and name not in names:
+            raise Refused(error_reply("model_missing", Context(model=name)))
+        return json_reply(_model(name, created))
+
+    def _context(self, exchange: _Exchange, wait: float) -> Context:
+        request, key = exchange.request, exchange.key
+        context = Context(
+            secret=request.secret or "",
+            model=exchange.model or "",
+            route=f"{request.method} {request.path}",
+            wait=wait,
+        )
+        if key is None:
+            return context
+        account = self._provider.account(key.account)
+        limit = account.rpm or context.limit
+        return replace(
+            context,
+            organization=account.organization,
+            project=account.project,
+            limit=limit,
+            used=limit,
+        )
+
+    def _count_failed(self, exchange: _Exchange, now: float) -> None:
+        if exchange.key and exchange.model:
+            self._provider.count_failed(exchange.key, exchange.model, now)
+
+    def _ident(self) -> str:
+        return f"{self._rng.getrandbits(96):024x}"
+
+    def _api_headers(self, exchange: _Exchange, reply: Reply) -> dict[str, str]:
+        headers = {
+            "x-request-id": f"req_{self._rng.getrandbits(128):032x}",
+            "openai-version": API_VERSION,
+            "openai-processing-ms": str(int(reply.delay * 1000)),
+        }
+        if exchange.key and reply.status != 401:
+            account = self._provider.account(exchange.key.account)
+            headers |= {"openai-organization": account.organization, "openai-project": account.project}
+        return headers
+
+    def _record(self, exchange: _Exchange, reply: Reply) -> Call:
+        request, key, work = exchange.request, exchange.key, exchange.work
+        return Call(
+            at=self._clock.time(),
+            key=key.label if key else None,
+            account=key.account if key else None,
+            method=request.method,
+            path=request.path,
+            model=exchange.model,
+            stream=exchange.fields.get("stream") is True,
+            status=reply.status,
+            fault=exchange.fault,
+            tokens=work.charge if isinstance(work, Work) else 0,
+            authorized="authorization" in request.headers,
+            organization=request.headers.get("openai-organization"),
+            project=request.headers.get("openai-project"),
+            retry_count=request.headers.get("x-stainless-retry-count"),
+            idempotency_key=request.headers.get("idempotency-key"),
+            body=request.body,
+        )
+
+
+def _model(name: str, created: int) -> Json:
+    return {"id": name, "object": "model", "created": created, "owned_by": "system"}
