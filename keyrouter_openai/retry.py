@@ -95,11 +95,11 @@ class Call:
         return state.outcome is not None and self.ended(state.outcome.exception())
 
     def pause(self, _: RetryCallState | None = None) -> float:
-        """Seconds to wait before the next attempt. Waiting for capacity is not among them: leases know that."""
+        """Seconds to back off before the next attempt. Waiting for capacity is another matter: leases know that."""
         verdict = POLICIES[self._fault].verdict
         if verdict is not Verdict.RETRY or self._may_go_elsewhere():
             return 0.0
-        return min(backoff(self._sent, self.router.rng), self._patience())
+        return backoff(self._sent, self.router.rng)
 
     def spent(self, _: RetryCallState | None = None) -> bool:
         """Whether the attempts of this call are used up."""

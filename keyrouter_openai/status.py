@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from .core.model import Fault
 from .core.pace import Pace
 from .core.state import AccountState, KeyState
 
@@ -56,7 +57,8 @@ class PoolStatus:
 def account_state(account: AccountState, now: float) -> tuple[str, float]:
     """The state of an account and until when, in monotonic seconds (inf: nobody knows)."""
     if account.probation is not None:
-        return "exhausted", account.probation.due
+        closed = account.cause is Fault.ACCOUNT_CLOSED
+        return "invalid" if closed else "exhausted", account.probation.due
     until = max((pace.parked_until for pace in account.paces.values()), default=-inf)
     return ("throttled", until) if until > now else ("available", -inf)
 
@@ -68,7 +70,7 @@ def key_state(key: KeyState, now: float) -> tuple[str, str, float]:
     if key.health.probation is not None:
         return "invalid", "rejected by the provider", key.health.probation.due
     state, until = account_state(key.account, now)
-    if state == "exhausted":
+    if key.account.probation is not None:
         return state, f"account {key.account.cause}", until
     if key.vault_until > now:
         return "invalid", "its secret cannot be read", key.vault_until

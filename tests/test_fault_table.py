@@ -70,6 +70,7 @@ A = {"account": "A"}
 A1 = {"key": "A/key-1"}
 OK = Fault.NONE
 _A_THROTTLED = {"A1": "throttled", "A2": "throttled"}
+_A_INVALID = {"A1": "invalid", "A2": "invalid"}
 _A_EXHAUSTED = {"A1": "exhausted", "A2": "exhausted"}
 
 FAILED_OVER = [
@@ -79,7 +80,7 @@ FAILED_OVER = [
     Row("payment_required", A, ("A1", "?"), (Fault.EXHAUSTED, OK), states=_A_EXHAUSTED),
     Row("spend_limit_organization", A, ("A1", "?"), (Fault.EXHAUSTED, OK), states=_A_EXHAUSTED),
     Row("spend_limit_project", A, ("A1", "?"), (Fault.EXHAUSTED, OK), states=_A_EXHAUSTED),
-    Row("account_deactivated", A, ("A1", "?"), (Fault.ACCOUNT_CLOSED, OK), states=_A_EXHAUSTED),
+    Row("account_deactivated", A, ("A1", "?"), (Fault.ACCOUNT_CLOSED, OK), states=_A_INVALID),
     Row("request_too_large", A, ("A1", "?"), (Fault.TOO_LARGE, OK)),
     # key faults
     Row("key_revoked", A1, ("A1", "?"), (Fault.KEY_REFUSED, OK), states={"A1": "suspect"}),

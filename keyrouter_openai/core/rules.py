@@ -46,7 +46,7 @@ def _rule(
     )
 
 
-_CALLER = frozenset((200, 400, 403, 404, 405, 406, 411, 413, 414, 415, 422))
+_CALLER = frozenset((200, 400, 403, 404, 405, 406, 409, 411, 413, 414, 415, 422))
 _ACCESS = frozenset((200, 400, 401, 403, 404))
 _LIMITS = frozenset((200, 402, 413, 429))
 _TROUBLE = frozenset((200, 408, 409, 424, 425, 429, 498, 499, *range(500, 600)))
@@ -236,6 +236,8 @@ RULES: tuple[Rule, ...] = (
     # Their own error pages: 403 is a prompt beyond the context at Together, 412 a suspended account at Fireworks.
     _rule(Fault.REQUEST, on=(403,), provider="together"),
     _rule(Fault.EXHAUSTED, on=(412,), provider="fireworks"),
+    # Anthropic lists it among its own troubles; elsewhere a 409 is the caller's, whatever the SDK makes of it.
+    _rule(Fault.SERVER_ERROR, on=(409,), provider="anthropic"),
 
     # --- The provider's own trouble, also under 429. The pool behind OpenRouter or a relay is shared by all.
     _rule(Fault.OVERLOADED, r"upstream_\S+", r"""
@@ -244,7 +246,7 @@ RULES: tuple[Rule, ...] = (
         before the given deadline
     """, on=(200, 429)),
     _rule(Fault.SERVER_ERROR, r"""
-        \S*server_?error\S* internal\S* api_?error timeout\S* deadline_exceeded bad_gateway cf_\S+ conflict\S*
+        \S*server_?error\S* internal\S* api_?error timeout\S* deadline_exceeded bad_gateway cf_\S+
         provider_\S+ upstream_\S+ bad_response\S*
     """, r"""
         server had an error
@@ -273,7 +275,7 @@ RULES: tuple[Rule, ...] = (
     # --- What is left of the caller's faults: only to tell them from answers that nobody knows.
     _rule(Fault.REQUEST, r"""
         invalid_\S+ bad_?request\S* unsupported_\S+ operationnotsupported not_?found\S* missing\S*
-        \S*validation\S* value_error\S* unprocessable\S* failed_precondition
+        \S*validation\S* value_error\S* unprocessable\S* failed_precondition conflict\S*
     """, on=_CALLER - {403}),
     _rule(Fault.REQUEST, words=r"""
         invalid|unsupported|not supported|not found
@@ -288,7 +290,7 @@ DEFAULTS: dict[int, Fault] = {
     403: Fault.NOT_PERMITTED,
     407: Fault.NOT_HERE,
     408: Fault.SERVER_ERROR,
-    409: Fault.SERVER_ERROR,  # Anthropic's conflict_error; the official SDK retries it too
+    409: Fault.REQUEST,
     424: Fault.SERVER_ERROR,
     425: Fault.SERVER_ERROR,
     429: Fault.RATE_LIMIT,
