@@ -29,7 +29,7 @@ from openai._models import FinalRequestOptions
 from openai._provider import _Provider
 from openai.auth import WorkloadIdentity, X509WorkloadIdentity
 
-from .bodies import EarlyEnd, connection_error, transport_errors, watch_async, watch_sync
+from .bodies import EarlyEnd, connection_error, cover_credential, transport_errors, watch_async, watch_sync
 from .core.body import estimate_tokens, holds_error
 from .core.classify import classify
 from .core.model import Failure, Fault, RouteRequest
@@ -383,8 +383,11 @@ def seal(client: Client, error: BaseException, secrets: Sequence[SecretStr]) -> 
     while link is not None:
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
-    if isinstance(error, openai.APIError) and "authorization" in error.request.headers:
-        error.request.headers["Authorization"] = "Bearer ***"
+    if isinstance(error, openai.APIStatusError):
+        for hop in (*error.response.history, error.response):
+            cover_credential(hop.request)
+    elif isinstance(error, openai.APIError):
+        cover_credential(error.request)
     return error
 
 

@@ -50,9 +50,19 @@ class _Body:
     def _is_waiting(self) -> bool:
         return self._watch.phase is Phase.STARTING and not self._ended
 
+    def _feed(self, chunk: bytes) -> bytes:
+        return self._safe(self._watch.feed(chunk))
+
     def _finish(self) -> bytes:
         self._ended = True
-        return self._watch.finish()
+        return self._safe(self._watch.finish())
+
+    def _safe(self, out: bytes) -> bytes:
+        """What is passed on; of a broken stream the SDK makes an error, which must hold no credential."""
+        if self._watch.phase is not Phase.BROKEN:
+            return out
+        cover_credential(self._request)
+        return self._exchange.masked(out)
 
     def _settle(self, fault: Fault) -> None:
         watch = self._watch
@@ -68,9 +78,12 @@ class _Body:
 
     def _settle_error(self, error: BaseException) -> openai.APIConnectionError | None:
         """A transport error while reading: what to raise, or None if the answer was complete before."""
-        complete = self._watch.phase is Phase.COMPLETE
-        self._settle(Fault.NONE if complete else Fault.STREAM_BROKEN)
-        return None if complete else connection_error(error, self._request)
+        if self._watch.phase is Phase.COMPLETE:
+            self._settle(Fault.NONE)
+            return None
+        self._settle(Fault.STREAM_BROKEN)
+        cover_credential(self._request)
+        return connection_error(error, self._request)
 
     def _settle_closed(self) -> None:
         """The caller has closed the stream, wherever it stood."""
@@ -99,7 +112,7 @@ class AsyncBody(_Body):
         """
         while self._is_waiting():
             chunk = await anext(self._chunks, None)
-            self._ready += self._finish() if chunk is None else self._watch.feed(chunk)
+            self._ready += self._finish() if chunk is None else self._feed(chunk)
         self._opened()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -109,7 +122,7 @@ class AsyncBody(_Body):
         try:
             if not self._ended:
                 async for chunk in self._chunks:
-                    if out := self._watch.feed(chunk):
+                    if out := self._feed(chunk):
                         yield out
                 if out := self._finish():
                     yield out
@@ -142,7 +155,7 @@ class SyncBody(_Body):
         """
         while self._is_waiting():
             chunk = next(self._chunks, None)
-            self._ready += self._finish() if chunk is None else self._watch.feed(chunk)
+            self._ready += self._finish() if chunk is None else self._feed(chunk)
         self._opened()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -152,7 +165,7 @@ class SyncBody(_Body):
         try:
             if not self._ended:
                 for chunk in self._chunks:
-                    if out := self._watch.feed(chunk):
+                    if out := self._feed(chunk):
                         yield out
                 if out := self._finish():
                     yield out
@@ -201,6 +214,12 @@ def connection_error(error: BaseException, request: Any) -> openai.APIConnection
     if any("Timeout" in kind.__name__ for kind in type(error).__mro__):
         return openai.APITimeoutError(request=request)
     return openai.APIConnectionError(request=request)
+
+
+def cover_credential(request: Any) -> None:
+    """Take the credential off a request that failed: its error leads to it."""
+    if "authorization" in request.headers:
+        request.headers["Authorization"] = "Bearer ***"
 
 
 def _watch(exchange: Exchange, stream: bool) -> Watch:

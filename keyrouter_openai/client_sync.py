@@ -11,7 +11,7 @@ from openai import NotGiven, Timeout, not_given
 from . import _sdk
 from ._sdk import httpx2
 from .config import UNSET, LedgerArgument, build_router
-from .drop_in import DropIn
+from .drop_in import DropIn, hide
 from .keys import Key
 from .retry import Call, LeaseLost, sync_policy
 from .route import Routing, remember_route
@@ -68,10 +68,11 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         _strict_response_validation: bool = False,
         _enforce_credentials: bool = True,
     ) -> None:
+        given, keys = hide(keys), None  # an error keeps its local variables
         self._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait)
         self.router = build_router(
             router=router,
-            keys=keys,
+            keys=given,
             sdk_credential=api_key is not None or provider is not None or workload_identity is not None,
             pool=pool,
             ledger=ledger,
@@ -177,9 +178,10 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             raised = call.raising(error)
             if raised is error:
                 raise
-            raise raised from None
-        remember_route(result, call.trace)
-        return result
+        else:
+            remember_route(result, call.trace)
+            return result
+        raise raised  # outside of the `except`, so that it does not keep the unmasked error as its context
 
     def _attempts(self, call: Call, attempt: Callable[[], Any]) -> Any:
         call.take()

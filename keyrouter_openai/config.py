@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from .errors import ConfigError
 from .keys import Key
@@ -33,11 +35,10 @@ LedgerArgument = str | Path | Recorder | None | Unset
 def build_router(
     *,
     router: Router | None = None,
-    keys: Sequence[Key | str] | None = None,
+    keys: Sequence[Key | SecretStr] | None = None,
     sdk_credential: bool = False,
     pool: str | None = None,
     ledger: LedgerArgument = UNSET,
-    environ: Mapping[str, str] = os.environ,
 ) -> Router:
     """The router of a client, from the first of these that is there.
 
@@ -57,20 +58,20 @@ def build_router(
     path = default_path()
     recorder = _recorder(ledger, path)
     if keys is not None:
-        return Router(_named(keys), ledger=recorder, vault=_vault_if_needed(keys, environ))
+        return Router(_named(keys), ledger=recorder, vault=_vault_if_needed(keys))
     if sdk_credential:
         return _sdk_router(recorder)
-    wanted = pool or environ.get("KEYROUTER_POOL")
+    wanted = pool or os.environ.get("KEYROUTER_POOL")
     registered = _registered(wanted, _registry_path(ledger, path))
     if registered:
         return Router(
             registered,
             pool=wanted or DEFAULT_POOL,
             ledger=recorder,
-            vault=_vault_if_needed(registered, environ),
+            vault=_vault_if_needed(registered),
         )
-    if listed := environ.get("OPENAI_API_KEYS"):
-        return Router(_named(_parse_list(listed)), ledger=recorder)
+    if os.environ.get("OPENAI_API_KEYS"):
+        return Router(_listed(), ledger=recorder)
     return _sdk_router(recorder)
 
 
@@ -105,29 +106,34 @@ def _registered(wanted: str | None, path: Path) -> list[Key]:
     return keys
 
 
-def _named(keys: Sequence[Key | str]) -> list[Key]:
+def _named(keys: Sequence[Key | SecretStr]) -> list[Key]:
     """Keys given as bare secrets get names by their place: `key-1`, `key-2`."""
-    return [Key(name=f"key-{place}", secret=key) if isinstance(key, str) else key for place, key in enumerate(keys, 1)]
+    return [
+        Key(name=f"key-{place}", secret=key) if isinstance(key, SecretStr) else key for place, key in enumerate(keys, 1)
+    ]
 
 
-def _parse_list(listed: str) -> list[str]:
-    parts = [part.strip() for part in re.split(r"[,\n]", listed)]
+def _listed() -> list[Key]:
+    """The keys in OPENAI_API_KEYS."""
+    parts = [part.strip() for part in re.split(r"[,\n]", os.environ["OPENAI_API_KEYS"])]
     if parts and not parts[-1]:  # a trailing separator is no mistake
         parts.pop()
-    for place, part in enumerate(parts, 1):
-        if not part or re.search(r"[\s;\"'=]", part):
-            raise ConfigError(
-                f"OPENAI_API_KEYS is malformed at key {place} of {len(parts)}: "
-                "write keys separated by commas or newlines, without quotes, blanks or names"
-            )
-    if len(set(parts)) < len(parts):
-        raise ConfigError("OPENAI_API_KEYS holds the same key twice: leave each in once")
-    return parts
+    bad = next((place for place, part in enumerate(parts, 1) if not part or re.search(r"[\s;\"'=]", part)), None)
+    twice, count = len(set(parts)) < len(parts), len(parts)
+    if bad is None and not twice:
+        return _named([SecretStr(part) for part in parts])
+    del parts  # an error keeps its frames, and so their secrets
+    if bad is not None:
+        raise ConfigError(
+            f"OPENAI_API_KEYS is malformed at key {bad} of {count}: "
+            "write keys separated by commas or newlines, without quotes, blanks or names"
+        )
+    raise ConfigError("OPENAI_API_KEYS holds the same key twice: leave each in once")
 
 
-def _vault_if_needed(keys: Sequence[Key | str], environ: Mapping[str, str]) -> Vault | None:
-    if all(isinstance(key, str) or key.secret is not None for key in keys):
+def _vault_if_needed(keys: Sequence[Key | SecretStr]) -> Vault | None:
+    if all(isinstance(key, SecretStr) or key.secret is not None for key in keys):
         return None
     from .vaults import open_vault
 
-    return open_vault(environ.get("KEYROUTER_VAULT"))
+    return open_vault(os.environ.get("KEYROUTER_VAULT"))

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
+from pydantic import SecretStr
+
 from . import _sdk
 from .config import LedgerArgument, Unset
 from .errors import ConfigError
@@ -79,3 +81,8 @@ class DropIn:
         if router is None:
             anew["ledger"] = self.router.ledger if isinstance(ledger, Unset) else ledger
         return anew
+
+
+def hide(keys: Sequence[Key | str] | None) -> list[Key | SecretStr] | None:
+    """The `keys` argument with its bare secrets covered: what may fail from here on keeps its local variables."""
+    return None if keys is None else [SecretStr(key) if isinstance(key, str) else key for key in keys]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic import SecretStr
+
 from .core.body import find_model, find_usage
 from .core.model import Failure, Fault, Outcome, Usage
 from .route import RouteAttempt, Trace
@@ -21,6 +23,7 @@ class Exchange:
         "_project",
         "_request_id",
         "_router",
+        "_secret",
         "_started",
         "_started_at",
         "_trace",
@@ -31,8 +34,18 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, router: Router, lease: Lease, trace: Trace, *, asked_usage: bool, hold: bool) -> None:
+    def __init__(
+        self,
+        router: Router,
+        lease: Lease,
+        trace: Trace,
+        secret: SecretStr | None,
+        *,
+        asked_usage: bool,
+        hold: bool,
+    ) -> None:
         self.lease = lease
+        self._secret = secret
         self.asked_usage = asked_usage
         """The usage chunk of this stream was asked for by the router and is to be hidden."""
         self.hold = hold
@@ -71,11 +84,18 @@ class Exchange:
         for raw_name, value in headers:
             name = raw_name.lower()
             if name == b"openai-organization":
-                self._organization = value.decode("latin-1") or None
+                self._organization = self._text(value) or None
             elif name == b"openai-project":
-                self._project = value.decode("latin-1") or None
+                self._project = self._text(value) or None
             elif name in _REQUEST_IDS and self._request_id is None:
-                self._request_id = value.decode("latin-1")
+                self._request_id = self._text(value)
+
+    def masked(self, data: bytes) -> bytes:
+        """Bytes of an answer without the attempt's own credential: some providers repeat it."""
+        return data if self._secret is None else data.replace(self._secret.get_secret_value().encode(), b"***")
+
+    def _text(self, value: bytes) -> str:
+        return self.masked(value).decode("latin-1")
 
     def succeed(self, body: bytes) -> None:
         """The whole answer is here."""
@@ -118,7 +138,7 @@ class Exchange:
             detail=failure.detail if failure else "",
             known=failure.known if failure else True,
             usage=usage,
-            served_model=model,
+            served_model=model and self.masked(model.encode()).decode(),
             provider_request_id=self._request_id,
             first_byte_s=self._first_byte_s,
             seconds=seconds,

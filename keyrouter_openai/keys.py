@@ -101,8 +101,17 @@ class Key(BaseModel):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
+            return
         except pydantic.ValidationError as error:
-            raise ConfigError(_in_words(values.get("name"), error)) from None
+            problem = _in_words(values.get("name"), error)
+        # Out of the `except`, and without the arguments: an error keeps its frames, and what they hold.
+        del values
+        raise ConfigError(problem)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What is pickled: all but the secret."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "secret": None}}
 
     @pydantic.field_validator("name")
     @classmethod

@@ -123,7 +123,7 @@ class Call:
         self._sent += 1
         # A start that is held back buys nothing where no other key could take over, or must not.
         hold = not self.router.is_single and not _sdk.is_background(options)
-        self._exchange = Exchange(self.router, lease, self.trace, asked_usage=asked_usage, hold=hold)
+        self._exchange = Exchange(self.router, lease, self.trace, secret, asked_usage=asked_usage, hold=hold)
         return options, self._exchange
 
     def waited(self, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,7 +103,7 @@ class Result:
 
 
 async def call(pool: Pool, *, sync: bool, stream: bool, client: Any = None, **arguments: Any) -> Result:
-    """One chat completion by either client, plain or streamed."""
+    """One chat completion by either client, plain or streamed; a client that is given is closed too."""
     arguments = {"model": "gpt-4o", "messages": MESSAGES, "stream": stream, **arguments}
     if not sync:
         return await _call_async(client or pool.client(), arguments)
@@ -114,8 +113,9 @@ async def call(pool: Pool, *, sync: bool, stream: bool, client: Any = None, **ar
 async def _call_async(client: RoutedOpenAI, arguments: dict[str, Any]) -> Result:
     text: list[str] = []
     answer: Any = None
+    create: Any = client.chat.completions.create
     try:
-        answer = await client.chat.completions.create(**arguments)
+        answer = await create(**arguments)
         if not arguments["stream"]:
             return Result(answer.choices[0].message.content or "", None, answer)
         async for chunk in answer:
@@ -130,8 +130,9 @@ async def _call_async(client: RoutedOpenAI, arguments: dict[str, Any]) -> Result
 def _call_sync(client: SyncRoutedOpenAI, arguments: dict[str, Any]) -> Result:
     text: list[str] = []
     answer: Any = None
+    create: Any = client.chat.completions.create
     try:
-        answer = client.chat.completions.create(**arguments)
+        answer = create(**arguments)
         if not arguments["stream"]:
             return Result(answer.choices[0].message.content or "", None, answer)
         for chunk in answer:
@@ -141,6 +142,3 @@ def _call_sync(client: SyncRoutedOpenAI, arguments: dict[str, Any]) -> Result:
     finally:
         client.close()
     return Result("".join(text), None, answer)
-
-
-Change = Callable[[ProviderSimulator], object]

@@ -1,8 +1,8 @@
 """Pacing of an account that has hit a rate limit, so that the calls that wait for it do not return as a herd.
 
 A refusal parks the account until the time that the provider named. From then on calls start one after
-another, as far apart as the account is known to serve them: the time between two refusals divided by what
-was served in between. Success shortens the gap a little, so that more capacity is found when there is more.
+another, as far apart as the account is known to serve them: the time since its first refusal divided by what
+it served in that time. The gap shrinks while all goes well, so that more capacity is found when there is more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from math import inf
 
 FIRST_GAP = 0.25
 """Longest gap in seconds after the first refusal, when nothing is known of the account's rate."""
-GAP_GROWTH = 0.98
+LARGEST_STEP = 2.0
+"""How many times longer or shorter one refusal may make the gap: few samples mislead."""
+HALF_LIFE = 30.0
+"""Seconds without a refusal in which the gap halves."""
 FORGOTTEN_AFTER = 60.0
 """Seconds without a refusal after which an account runs free again: most limits are by the minute."""
 UNNAMED_PARK = 5.0
@@ -24,11 +27,15 @@ class Pace:
     """One account's limit for one model family. All times are monotonic seconds."""
 
     parked_until: float = -inf
+    first_refused_at: float = -inf
+    """Of the refusals that follow each other closely; the rate is measured from there."""
     refused_at: float = -inf
     gap: float = 0.0
+    """Seconds between two starts, as of the last refusal."""
     served: int = 0
-    """Calls served since the last refusal."""
+    """Calls served since the first refusal."""
     next_start: float = -inf
+    """Starts before this are given away already, also over a further refusal."""
 
 
 FREE = Pace()
@@ -43,14 +50,14 @@ def started(pace: Pace, start: float) -> Pace:
     """The pace after a call took the start time `start`."""
     if pace.gap == 0.0:
         return pace
-    if start - pace.refused_at > FORGOTTEN_AFTER and start > pace.parked_until + FORGOTTEN_AFTER:
+    if _quiet(pace, start) > FORGOTTEN_AFTER:
         return FREE
-    return replace(pace, next_start=start + pace.gap)
+    return replace(pace, next_start=start + _gap(pace, start))
 
 
 def served(pace: Pace) -> Pace:
     """The pace after a call succeeded."""
-    return replace(pace, served=pace.served + 1, gap=pace.gap * GAP_GROWTH)
+    return replace(pace, served=pace.served + 1)
 
 
 def refused(pace: Pace, *, started_at: float, now: float, wait: float | None) -> Pace:
@@ -59,11 +66,22 @@ def refused(pace: Pace, *, started_at: float, now: float, wait: float | None) ->
     A cooldown is the maximum of its deadlines. Refusals of calls that were already on their way when the
     account was parked say nothing new about its rate.
     """
-    until = now + (UNNAMED_PARK if wait is None else wait)
+    until = max(now + (UNNAMED_PARK if wait is None else wait), pace.parked_until)
     if started_at < pace.parked_until or started_at <= pace.refused_at:
-        return replace(pace, parked_until=max(pace.parked_until, until))
-    if pace.refused_at == -inf or now - pace.refused_at > FORGOTTEN_AFTER + (until - now):
-        gap = min(until - now, FIRST_GAP)
-    else:
-        gap = (until - pace.refused_at) / max(pace.served, 1)
-    return Pace(parked_until=max(pace.parked_until, until), refused_at=now, gap=gap, next_start=until)
+        return replace(pace, parked_until=until)
+    if pace.gap == 0.0 or _quiet(pace, now) > FORGOTTEN_AFTER:
+        return Pace(until, now, now, gap=min(until - now, FIRST_GAP), next_start=until)
+    before = _gap(pace, now)
+    measured = (until - pace.first_refused_at) / max(pace.served, 1)
+    gap = min(max(measured, before / LARGEST_STEP), before * LARGEST_STEP)
+    next_start = max(pace.next_start, until)
+    return replace(pace, parked_until=until, refused_at=now, gap=gap, next_start=next_start)
+
+
+def _quiet(pace: Pace, at: float) -> float:
+    """Seconds for which all has gone well."""
+    return max(at - max(pace.refused_at, pace.parked_until), 0.0)
+
+
+def _gap(pace: Pace, at: float) -> float:
+    return pace.gap * 0.5 ** (_quiet(pace, at) / HALF_LIFE)

@@ -22,7 +22,12 @@ RESPONSES = {
     "input_tokens_details": {"cached_tokens": 64},
     "output_tokens_details": {"reasoning_tokens": 20},
 }
-DEEPSEEK = {"prompt_tokens": 100, "completion_tokens": 50, "prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 36}
+DEEPSEEK = {
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "prompt_cache_hit_tokens": 64,
+    "prompt_cache_miss_tokens": 36,
+}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_an_error_in_the_guise_of_a_success(body: Any) -> None:
         {"id": "resp_1", "object": "response", "status": "failed", "error": {"code": "server_error"}},
         {"id": "resp_1", "error": {"code": "server_error"}},
         {"object": "batch", "error": {"x": 1}},
-        {"choices": [{"message": {"content": "\"error\": {"}}], "error": None},
+        {"choices": [{"message": {"content": '"error": {'}}], "error": None},
         {"choices": [{"message": {}}], "error": {"code": 1}},
         {"data": [1], "error": {}},
     ],

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,18 +32,41 @@ def test_calls_that_waited_return_one_after_another() -> None:
         start = pace.start_time(parked, 0.5)
         starts.append(start)
         parked = pace.started(parked, start)
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(starts)]
     assert starts[0] == 1.0
-    assert gaps == [pace.FIRST_GAP] * 4
+    assert gaps[0] == pace.FIRST_GAP
+    assert all(0.9 * pace.FIRST_GAP < gap <= pace.FIRST_GAP for gap in gaps)
 
 
 def test_the_gap_becomes_the_rate_that_was_served() -> None:
-    """20 served in 10 seconds: one each half second."""
+    """30 served in 10 seconds: one each third of a second."""
     state = pace.refused(FREE, started_at=0.0, now=1.0, wait=1.0)
-    for _ in range(20):
+    for _ in range(30):
         state = pace.served(state)
     state = pace.refused(state, started_at=9.0, now=10.0, wait=1.0)
-    assert state.gap == 0.5
+    assert state.gap == pytest.approx(1 / 3)
+
+
+def test_one_sample_moves_the_gap_by_so_much_at_most() -> None:
+    first = pace.refused(FREE, started_at=0.0, now=1.0, wait=1.0)
+    second = pace.refused(first, started_at=2.0, now=2.1, wait=60.0)
+    assert second.gap == pytest.approx(2 * first.gap, rel=0.01)
+
+
+def test_starts_that_were_given_away_are_not_given_again() -> None:
+    """Calls that hold later starts keep them over a further refusal."""
+    state = pace.refused(FREE, started_at=0.0, now=0.0, wait=1.0)
+    for _ in range(40):
+        state = pace.started(state, pace.start_time(state, 0.0))
+    taken = state.next_start
+    state = pace.refused(state, started_at=1.0, now=1.1, wait=1.0)
+    assert pace.start_time(state, 1.1) >= taken
+
+
+def test_the_gap_shrinks_while_all_goes_well() -> None:
+    state = pace.refused(FREE, started_at=0.0, now=0.0, wait=1.0)
+    later = pace.started(state, 1.0 + pace.HALF_LIFE)
+    assert later.next_start == pytest.approx(1.0 + pace.HALF_LIFE + pace.FIRST_GAP / 2)
 
 
 def test_refusals_of_calls_that_were_on_their_way_change_no_rate() -> None:

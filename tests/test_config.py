@@ -1,0 +1,160 @@
+"""Bad input, each a ConfigError that names the thing and the mend, with nothing changed; and where keys come from."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from keyrouter_openai import ConfigError, Key, Ledger, RoutedOpenAI, Router, SyncRoutedOpenAI, routing
+from keyrouter_openai.ledger import Registry
+
+CLIENTS = [RoutedOpenAI, SyncRoutedOpenAI]
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def newer(path: Path) -> Path:
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 999")
+        database.execute("CREATE TABLE attempts (x)")
+    database.close()
+    return path
+
+
+def no_database(path: Path) -> Path:
+    path.write_text("this is no database, but it is long enough to be read as one" * 10)
+    return path
+
+
+KEY = [Key(name="a", secret="sk-aaa")]
+
+BAD: list[tuple[str, Callable[[Path], dict[str, Any]], tuple[str, ...]]] = [
+    ("duplicate names", lambda _: {"keys": [*KEY, *KEY]}, ("'a'", "own name")),
+    ("no keys", lambda _: {"keys": []}, ("no keys", "keys add")),
+    ("bare secret that is empty", lambda _: {"keys": ["sk-a", ""]}, ("key-2", "empty")),
+    ("bare secret with a newline", lambda _: {"keys": ["sk-a\nsk-b"]}, ("key-1", "newline")),
+    ("keys and pool", lambda _: {"keys": KEY, "pool": "team"}, ("keys=", "pool=")),
+    ("router and keys", lambda _: {"router": Router(KEY), "keys": KEY}, ("router=", "keys=")),
+    ("a pool that does not exist", lambda _: {"pool": "team"}, ("'team'", "keys add NAME --pool team")),
+    ("base_url without https", lambda _: {"keys": KEY, "base_url": "http://api.example.com/v1"}, ("https",)),
+    ("a ledger path that is a folder", lambda p: {"keys": KEY, "ledger": folder(p / "d")}, ("folder",)),
+    ("a newer schema", lambda p: {"keys": KEY, "ledger": newer(p / "n.db")}, ("newer", "999")),
+    ("a ledger that is no database", lambda p: {"keys": KEY, "ledger": no_database(p / "x.db")}, ("x.db",)),
+    ("negative max_wait", lambda _: {"keys": KEY, "max_wait": -1}, ("max_wait", "0")),
+    ("no attempts", lambda _: {"keys": KEY, "max_attempts": 0}, ("max_attempts", "1")),
+]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(("given", "named"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_arguments(
+    tmp_path: Path, client: type, given: Callable[[Path], dict[str, Any]], named: tuple[str, ...]
+) -> None:
+    arguments: dict[str, Any] | None = None
+    before: list[tuple[str, int]] = []
+    with pytest.raises(ConfigError) as caught:
+        arguments = given(tmp_path)
+        before = [(str(p), p.stat().st_size) for p in sorted(tmp_path.rglob("*"))]
+        client(**arguments)
+    assert all(part in str(caught.value) for part in named), str(caught.value)
+    assert isinstance(caught.value, openai.OpenAIError)
+    if arguments is not None:
+        assert [(str(p), p.stat().st_size) for p in sorted(tmp_path.rglob("*"))] == before, "nothing was changed"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"name": "a", "secret": ""}, ("'a'", "empty", "paste")),
+        ({"name": "a", "secret": "  \n"}, ("'a'", "empty")),
+        ({"name": "a", "secret": "sk-a\nb"}, ("'a'", "newline", "paste the key alone")),
+        ({"name": "a", "base_url": "http://api.example.com/v1"}, ("'a'", "http://api.example.com/v1", "https")),
+        ({"name": "a", "base_url": "api.example.com"}, ("'a'", "https://")),
+        ({"name": "a", "base_url": "https://u:p@api.example.com"}, ("'a'", "password")),
+        ({"name": "a", "provider": "acme"}, ("'a'", "'acme'", "openrouter")),
+        ({"name": "a", "provider": "compatible"}, ("'a'", "base_url")),
+        ({"name": "../a"}, ("'../a'", "letters")),
+        ({"name": "a", "weight": 0}, ("'a'", "weight")),
+        ({"name": "a", "weigth": 1}, ("'a'", "weigth")),
+    ],
+)
+def test_bad_keys(values: dict[str, Any], named: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Key(**values)
+    assert all(part in str(caught.value) for part in named), str(caught.value)
+    secret = values.get("secret")
+    assert not secret or not secret.strip() or secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("listed", ["sk-a,,sk-b", "sk-a sk-b", "a=sk-a", '"sk-a"', "sk-a;sk-b", "sk-a,sk-a"])
+def test_a_malformed_list_of_keys(monkeypatch: pytest.MonkeyPatch, listed: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEYS", listed)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEYS") as caught:
+        RoutedOpenAI()
+    assert "sk-a" not in str(caught.value)
+
+
+def test_routing_wishes_are_checked() -> None:
+    with pytest.raises(ConfigError, match="max_wait"), routing(max_wait=-1):
+        pass
+
+
+# Where keys come from, in order
+
+
+def names(client: Any) -> list[str]:
+    return [key.name for key in client.router.keys]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_order_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, client: Any) -> None:
+    with pytest.raises(openai.OpenAIError, match="Missing credentials"):
+        client()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one")
+    assert names(client()) == ["api_key"]
+    assert client().api_key == "sk-one"
+    monkeypatch.setenv("OPENAI_API_KEYS", "sk-a, sk-b\nsk-c,")
+    assert names(client()) == ["key-1", "key-2", "key-3"]
+    path = tmp_path / "usage.db"
+    Registry(path).add("default", Key(name="registered"))
+    assert names(client()) == ["registered"]
+    Registry(path).add("team", Key(name="of-the-team"))
+    monkeypatch.setenv("KEYROUTER_POOL", "team")
+    assert names(client()) == ["of-the-team"]
+    assert names(client(pool="default")) == ["registered"]
+    assert names(client(api_key="sk-x")) == ["api_key"]
+    assert names(client(keys=["sk-a"])) == ["key-1"]
+    router = Router([Key(name="mine", secret="sk-m")])
+    assert client(router=router).router is router
+
+
+def test_on_a_pool_the_api_key_is_a_placeholder() -> None:
+    client = RoutedOpenAI(keys=["sk-real-1", "sk-real-2"])
+    assert client.api_key
+    assert "sk-real" not in client.api_key
+    assert "sk-real" not in str(client.auth_headers)
+
+
+def test_a_callable_api_key_is_the_sdks_own_matter() -> None:
+    async def fetch() -> str:
+        return "sk-fetched"
+
+    assert names(RoutedOpenAI(api_key=fetch)) == ["api_key"]
+
+
+def test_the_ledger_is_where_the_environment_says_and_not_made_before_it_is_needed(tmp_path: Path) -> None:
+    client = RoutedOpenAI(keys=["sk-a"])
+    assert client.ledger.path == tmp_path / "usage.db"
+    assert not client.ledger.path.exists()
+    with pytest.raises(ConfigError, match="no ledger"):
+        _ = RoutedOpenAI(keys=["sk-a"], ledger=None).ledger
+    ledger = Ledger(tmp_path / "other.db")
+    assert RoutedOpenAI(keys=["sk-a"], ledger=ledger).ledger is ledger
