@@ -80,17 +80,17 @@ def test_an_error_in_the_guise_of_a_success(body: Any) -> None:
     assert holds_error(json.dumps(body).encode())
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"id": "resp_1", "object": "response", "status": "failed", "error": {"code": "server_error"}},
-        {"id": "resp_1", "error": {"code": "server_error"}},
-        {"object": "batch", "error": {"x": 1}},
-        {"choices": [{"message": {"content": '"error": {'}}], "error": None},
-        {"choices": [{"message": {}}], "error": {"code": 1}},
-        {"data": [1], "error": {}},
-    ],
-)
+NO_ERRORS: list[Any] = [
+    {"id": "resp_1", "object": "response", "status": "failed", "error": {"code": "server_error"}},
+    {"id": "resp_1", "error": {"code": "server_error"}},
+    {"object": "batch", "error": {"x": 1}},
+    {"choices": [{"message": {"content": '"error": {'}}], "error": None},
+    {"choices": [{"message": {}}], "error": {"code": 1}},
+    {"data": [1], "error": {}},
+]
+
+
+@pytest.mark.parametrize("body", NO_ERRORS)
 def test_an_object_with_a_field_of_that_name_is_none(body: Any) -> None:
     assert not holds_error(json.dumps(body).encode())
 
