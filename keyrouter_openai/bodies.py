@@ -76,14 +76,16 @@ class _Body:
         if not complete and not watch.failure:
             raise openai.APIConnectionError(message="The stream ended without its final event.", request=self._request)
 
-    def _settle_error(self, error: BaseException) -> openai.APIConnectionError | None:
-        """A transport error while reading: what to raise, or None if the answer was complete before."""
+    def _settle_error(self, error: BaseException) -> None:
+        """A transport error while reading: raise it, as the SDK would, unless the answer was complete before."""
         if self._watch.phase is Phase.COMPLETE:
             self._settle(Fault.NONE)
-            return None
+            return
         self._settle(Fault.STREAM_BROKEN)
         cover_credential(self._request)
-        return connection_error(error, self._request)
+        if isinstance(self._watch, BodyWatch):  # whoever reads the raw body sees the HTTP library's own errors
+            raise error
+        raise connection_error(error, self._request) from error
 
     def _settle_closed(self) -> None:
         """The caller has closed the stream, wherever it stood."""
@@ -127,8 +129,7 @@ class AsyncBody(_Body):
                 if out := self._finish():
                     yield out
         except transport_errors() as error:
-            if (raised := self._settle_error(error)) is not None:
-                raise raised from error
+            self._settle_error(error)
             return
         self._settle_end()
 
@@ -170,8 +171,7 @@ class SyncBody(_Body):
                 if out := self._finish():
                     yield out
         except transport_errors() as error:
-            if (raised := self._settle_error(error)) is not None:
-                raise raised from error
+            self._settle_error(error)
             return
         self._settle_end()
 
@@ -189,7 +189,8 @@ async def watch_async(response: Any, exchange: Exchange, *, stream: bool) -> Non
     Raises:
         EarlyEnd: a stream failed before its first content.
     """
-    _decode(response, "aiter_bytes")
+    if stream:
+        _decode(response, "aiter_bytes")
     body = _bound(AsyncBody, _http_of(response), "AsyncByteStream")(response, _watch(exchange, stream), exchange)
     await body.open()
     response.stream = body
@@ -197,7 +198,8 @@ async def watch_async(response: Any, exchange: Exchange, *, stream: bool) -> Non
 
 def watch_sync(response: Any, exchange: Exchange, *, stream: bool) -> None:
     """As `watch_async`, blocking."""
-    _decode(response, "iter_bytes")
+    if stream:
+        _decode(response, "iter_bytes")
     body = _bound(SyncBody, _http_of(response), "SyncByteStream")(response, _watch(exchange, stream), exchange)
     body.open()
     response.stream = body
@@ -227,7 +229,7 @@ def _watch(exchange: Exchange, stream: bool) -> Watch:
 
 
 def _decode(response: Any, read: str) -> None:
-    """Have a compressed body decoded beneath the watch, which must see text."""
+    """Have a compressed stream decoded beneath the watch, which must see its events."""
     if "content-encoding" not in response.headers:
         return
     inner = type(response)(

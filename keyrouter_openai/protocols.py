@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
@@ -41,6 +42,10 @@ class Vault(Protocol):
 @runtime_checkable
 class Recorder(Protocol):
     """What the router needs of a ledger: a place for attempts that never blocks and never raises."""
+
+    path: Path
+    on_trouble: Callable[[str, int], None] | None
+    """Gets what is wrong with the file (empty when it is over), and how many attempts wait in memory."""
 
     def record(self, attempt: Attempt) -> None: ...
 

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from logging import DEBUG
 from math import isfinite
 from random import Random
@@ -22,7 +23,7 @@ from .core.model import Attempt, Fault, Outcome, RouteRequest
 from .core.select import Choice, History, Refusal, could_serve, select
 from .core.state import AccountState, HostState, KeyState, PoolState, model_family
 from .errors import ConfigError, VaultError
-from .events import AttemptEnded, AttemptStarted, Event, NoKey
+from .events import AttemptEnded, AttemptStarted, Event, LedgerTrouble, NoKey
 from .keys import Key
 from .learning import Learner
 from .protocols import Clock, EventSink, Recorder, Vault
@@ -90,6 +91,8 @@ class Router:
         self._pool = PoolState()
         self._learner = Learner(pool, self._pool, clock, self.rng)
         self.reload(keys)
+        if ledger is not None and ledger.on_trouble is None:
+            ledger.on_trouble = partial(self._tell_trouble, str(ledger.path))
 
     def reload(self, keys: Sequence[Key]) -> None:
         """Replace the pool's keys whole. What is known of keys that stay is kept; leases that are out go on."""
@@ -348,6 +351,9 @@ class Router:
     def _collect_orphans(self) -> None:
         while self._orphans:
             self._orphans.popleft()()
+
+    def _tell_trouble(self, path: str, problem: str, waiting: int) -> None:
+        self._emit(LedgerTrouble(self.clock.time(), self.pool, path, problem, waiting))
 
     def _known_wall(self, monotonic: float, now: float) -> float | None:
         return self.clock.time() + monotonic - now if isfinite(monotonic) else None

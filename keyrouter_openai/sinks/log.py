@@ -23,7 +23,7 @@ _LEVELS: dict[type[Event], int] = {
     AttemptStarted: logging.DEBUG,
     AttemptEnded: logging.DEBUG,
     UnknownAnswer: logging.WARNING,
-    LedgerTrouble: logging.WARNING,
+    LedgerTrouble: logging.DEBUG,  # the ledger itself has said it
 }
 _FOR_A_PERSON = ("invalid", "exhausted")
 """Key states that someone has to do something about."""

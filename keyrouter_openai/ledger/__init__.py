@@ -1,0 +1,15 @@
+"""What happened and who may be asked, in one SQLite file: the attempts and the registry of keys.
+
+database.py  where the file is, whether it can be used, how it is opened
+schema.py    its tables and the migrations that make them
+writer.py    Ledger: attempts go in on a thread of their own
+appender.py  the open file that they go into
+queries.py   what the attempts add up to
+registry.py  Registry: the keys of each pool, without their secrets
+"""
+
+from .database import check_path, default_path
+from .registry import Registry
+from .writer import Ledger
+
+__all__ = ["Ledger", "Registry", "check_path", "default_path"]

@@ -1,0 +1,153 @@
+"""The tables of the file, and the migrations that make them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import TYPE_CHECKING
+
+from keyrouter_openai.core.model import Attempt, Usage
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database, Migrations
+
+SCHEMA_VERSION = 1
+"""The number of migrations. It is also the file's `user_version`, which any program can read cheaply."""
+
+ATTEMPT_COLUMNS: dict[str, type] = {
+    "at": float,
+    "request_id": str,
+    "number": int,
+    "pool": str,
+    "key": str,
+    "account": str,
+    "provider": str,
+    "endpoint": str,
+    "outcome": str,
+    "model": str,
+    "served_model": str,
+    "status": int,
+    "detail": str,
+    "stream": bool,
+    "prompt_tokens": int,
+    "completion_tokens": int,
+    "cached_tokens": int,
+    "cache_written_tokens": int,
+    "reasoning_tokens": int,
+    "audio_tokens": int,
+    "usage_estimated": bool,
+    "cost_microusd": int,
+    "price_source": str,
+    "first_byte_s": float,
+    "seconds": float,
+    "waited_s": float,
+    "provider_request_id": str,
+    "tags": str,
+}
+"""Table `attempts` as `attempt_row` fills it, one row an attempt. Tags are a JSON object."""
+
+_ALWAYS_KNOWN = {
+    *("at", "request_id", "number", "pool", "key", "account", "provider", "endpoint", "outcome"),
+    *("detail", "stream", "seconds", "waited_s", "tags"),
+}
+
+INSERT_ATTEMPT = f"insert into attempts ({', '.join(ATTEMPT_COLUMNS)}) values ({', '.join('?' * len(ATTEMPT_COLUMNS))})"
+
+Value = str | int | float | None
+Row = tuple[Value, ...]
+
+
+def attempt_row(attempt: Attempt) -> Row:
+    """The values of an attempt in the order of `ATTEMPT_COLUMNS`."""
+    return (
+        attempt.at,
+        attempt.request_id,
+        attempt.number,
+        attempt.pool,
+        attempt.key,
+        attempt.account,
+        attempt.provider,
+        attempt.endpoint,
+        attempt.outcome.value,
+        attempt.model,
+        attempt.served_model,
+        attempt.status,
+        attempt.detail,
+        attempt.stream,
+        *_usage_values(attempt.usage),
+        attempt.cost_microusd,
+        attempt.price_source,
+        attempt.first_byte_s,
+        attempt.seconds,
+        attempt.waited_s,
+        attempt.provider_request_id,
+        json.dumps({str(name): str(value) for name, value in attempt.tags.items()}),
+    )
+
+
+def _usage_values(usage: Usage | None) -> Row:
+    if usage is None:
+        return (None,) * 7
+    return (
+        usage.prompt,
+        usage.completion,
+        usage.cached,
+        usage.cache_written,
+        usage.reasoning,
+        usage.audio,
+        usage.estimated,
+    )
+
+
+def storable(row: Row) -> Row:
+    """A row with what SQLite refuses replaced, for values that came from callers and providers unchecked."""
+    return tuple(_storable(value) for value in row)
+
+
+def _storable(value: object) -> Value:
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else None
+    return str(value).encode(errors="replace").decode()  # half of a surrogate pair is no UTF-8
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The version of the schema in an open file; 0 where there is none yet."""
+    return int(connection.execute("pragma user_version").fetchone()[0])
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables up to date; several processes may try at once, and the first does it."""
+    if schema_version(connection) >= SCHEMA_VERSION:
+        return
+    from sqlite_utils import Database
+
+    database = Database(connection, execute_plugins=False, recursive_triggers=False)
+    with connection:
+        connection.execute("begin immediate")
+        if schema_version(connection) < SCHEMA_VERSION:
+            _migrations().apply(database)
+            connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def _migrations() -> Migrations:
+    from sqlite_utils import Migrations
+
+    migrations = Migrations("keyrouter_openai")
+
+    # A migration that was released is never edited: files made by it exist. Columns of a later version are
+    # added to ATTEMPT_COLUMNS and left out here by name.
+    @migrations()
+    def attempts_and_keys(database: Database) -> None:
+        attempts = database.table("attempts")
+        attempts.create({"id": int, **ATTEMPT_COLUMNS}, pk="id", not_null=_ALWAYS_KNOWN)
+        attempts.create_index(["at"])
+        attempts.create_index(["pool", "key", "at"])
+        database.table("keys").create(
+            {"pool": str, "name": str, "metadata": str, "enabled": bool, "added_at": float},
+            pk=("pool", "name"),
+            not_null={"pool", "name", "metadata", "enabled", "added_at"},
+        )
+
+    return migrations
