@@ -96,7 +96,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             _enforce_credentials=_enforce_credentials,
             **_sdk.if_given(data_residency=data_residency),
         )
-        if not self.router.is_single:
+        if not self.router.is_callers_own:
             _sdk.check_pool_client(self)
 
     def copy(

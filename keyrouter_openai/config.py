@@ -71,7 +71,7 @@ def build_router(
             vault=_vault_if_needed(registered),
         )
     if os.environ.get("OPENAI_API_KEYS"):
-        return Router(_listed(), ledger=recorder)
+        return Router(listed_keys(), ledger=recorder)
     return _sdk_router(recorder)
 
 
@@ -113,7 +113,7 @@ def _named(keys: Sequence[Key | SecretStr]) -> list[Key]:
     ]
 
 
-def _listed() -> list[Key]:
+def listed_keys() -> list[Key]:
     """The keys in OPENAI_API_KEYS."""
     parts = [part.strip() for part in re.split(r"[,\n]", os.environ["OPENAI_API_KEYS"])]
     if parts and not parts[-1]:  # a trailing separator is no mistake

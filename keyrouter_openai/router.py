@@ -134,6 +134,11 @@ class Router:
         """Whether there is but one key: then nothing can be chosen, and it behaves as the SDK does."""
         return len(self._keys) == 1
 
+    @property
+    def is_callers_own(self) -> bool:
+        """Whether the only credential was given in code, and goes where the caller says, as in the SDK."""
+        return self.sdk_credential or (self.is_single and bool(self._given_secrets))
+
     def on_event(self, callback: EventSink) -> None:
         """Call `callback` with every event from now on. What it raises is logged and harms nothing."""
         self._sinks.append(callback)

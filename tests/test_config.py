@@ -44,7 +44,11 @@ BAD: list[tuple[str, Callable[[Path], dict[str, Any]], tuple[str, ...]]] = [
     ("keys and pool", lambda _: {"keys": KEY, "pool": "team"}, ("keys=", "pool=")),
     ("router and keys", lambda _: {"router": Router(KEY), "keys": KEY}, ("router=", "keys=")),
     ("a pool that does not exist", lambda _: {"pool": "team"}, ("'team'", "keys add NAME --pool team")),
-    ("base_url without https", lambda _: {"keys": KEY, "base_url": "http://api.example.com/v1"}, ("https",)),
+    (
+        "base_url without https",
+        lambda _: {"keys": ["sk-a", "sk-b"], "base_url": "http://api.example.com/v1"},
+        ("https",),
+    ),
     ("a ledger path that is a folder", lambda p: {"keys": KEY, "ledger": folder(p / "d")}, ("folder",)),
     ("a newer schema", lambda p: {"keys": KEY, "ledger": newer(p / "n.db")}, ("newer", "999")),
     ("a ledger that is no database", lambda p: {"keys": KEY, "ledger": no_database(p / "x.db")}, ("x.db",)),

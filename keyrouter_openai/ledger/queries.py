@@ -39,6 +39,7 @@ def attempts(
     *,
     since: When | None,
     until: When | None,
+    pool: str | None,
     key: str | None,
     account: str | None,
     model: str | None,
@@ -46,7 +47,7 @@ def attempts(
     newest_first: bool,
 ) -> list[dict[str, Any]]:
     """See `Ledger.attempts`."""
-    where, values = _where(since, until, {"key": key, "account": account, "model": model})
+    where, values = _where(since, until, {"pool": pool, "key": key, "account": account, "model": model})
     direction = "desc" if newest_first else "asc"
     with reading(path) as connection:
         if connection is None:

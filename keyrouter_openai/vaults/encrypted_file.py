@@ -75,8 +75,8 @@ class EncryptedFileVault:
             return SecretStr(box.open(cipher, entry.encode()).decode())
         except InvalidTag:
             raise VaultError(
-                f"the {self.name} was damaged at the entry {entry}: store that secret again with "
-                f"`keyrouter-openai keys add {key} --pool {pool}`."
+                f"the {self.name} was damaged at the entry {entry}: take the key out with "
+                f"`keyrouter-openai keys remove {key} --pool {pool}` and add it again."
             ) from None
 
     def set(self, pool: str, key: str, secret: SecretStr) -> None:

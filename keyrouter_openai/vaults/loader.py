@@ -114,7 +114,8 @@ class SecretLoader:
             except ValueError as error:
                 problem = f"unusable in the {self._vault.name}: {error}"
         # Outside the `except`, so that the error does not keep the checker's frame, which holds the secret.
-        raise VaultError(f"{problem}. Store it with `{self._add_command(name)}`.")
+        remove = f"keyrouter-openai keys remove {name} --pool {self._pool}"
+        raise VaultError(f"{problem}. Remove the key and add it again: `{remove}`, then `{self._add_command(name)}`.")
 
     def _outcome(self, name: str, read: _Read) -> SecretStr:
         if not read.done():

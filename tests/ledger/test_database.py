@@ -234,14 +234,14 @@ def test_threads_that_start_at_once_make_one_ledger(tmp_path: Path) -> None:
     barrier = Barrier(threads)
 
     def add(number: int) -> None:
-        for round_ in range(40):
+        for round_ in range(10):
             barrier.wait(timeout=30)
             Registry(tmp_path / f"{round_}.db").add("team", Key(name=str(number)))
 
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(add, number) for number in range(threads)]:
             future.result()
-    for round_ in range(40):
+    for round_ in range(10):
         assert len(Registry(tmp_path / f"{round_}.db").keys("team")) == threads
 
 

@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_made_is_said_and_made_when_it_can_be(tmp_path: Pa
     troubles = Troubles()
     ledger = Ledger(obstacle / "usage.db", on_trouble=troubles)
     ledger.record(attempt())
-    assert "no folder that can be written" in troubles.next()[0]
+    assert "data is no folder" in troubles.next()[0]
     obstacle.unlink()
     assert ledger.flush(WAIT)
     assert troubles.next() == ("", 0)

@@ -217,7 +217,7 @@ class TestDamage:
         entries = document["entries"]
         entries["default/a"], entries["default/b"] = entries["default/b"], entries["default/a"]
         path.write_text(json.dumps(document))
-        with pytest.raises(VaultError, match=r"damaged at the entry default/a.*keys add a"):
+        with pytest.raises(VaultError, match=r"damaged at the entry default/a.*keys remove a"):
             EncryptedFileVault(path, RIGHT).get("default", "a")
 
     @pytest.mark.parametrize("edit", [take_entry_out, slip_entry_in, rename_entry, change_cost])
