@@ -134,12 +134,11 @@ def is_background(options: Options) -> bool:
     return isinstance(body, Mapping) and cast("Mapping[str, object]", body).get("background") is True
 
 
-def begin(client: Client, options: Options) -> Options:
-    """The options from which every attempt is copied: with one idempotency key for them all."""
+def idempotency_key(client: Client, options: Options) -> str | None:
+    """The key that all attempts of a call share, as the SDK would make it."""
     if options.idempotency_key is None and options.method.lower() != "get":
-        options = options.model_copy()
-        options.idempotency_key = client._idempotency_key()
-    return options
+        return client._idempotency_key()
+    return options.idempotency_key
 
 
 def max_retries(client: Client, options: Options) -> int:
@@ -153,7 +152,7 @@ def max_retries(client: Client, options: Options) -> int:
 
 
 def prepare(
-    client: Client, options: Options, key: Key, secret: SecretStr | None, *, number: int
+    client: Client, options: Options, key: Key, secret: SecretStr | None, *, number: int, idempotency_key: str | None
 ) -> tuple[Options, bool]:
     """A copy of the options for one attempt with one key, and whether it asks for usage that is to be hidden.
 
@@ -164,6 +163,7 @@ def prepare(
     """
     attempt = options.model_copy()
     attempt.max_retries = 0
+    attempt.idempotency_key = idempotency_key
     given = cast("Mapping[str, Any]", {} if isinstance(options.headers, NotGiven) else options.headers)
     names = {name.lower() for name in given}
     headers: dict[str, Any] = {}

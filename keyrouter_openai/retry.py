@@ -57,12 +57,13 @@ class Call:
         wishes: Routing,
     ) -> None:
         self.router = router
-        self.options = _sdk.begin(client, options)
+        self.options = options
         self.request = request
         self.max_retries = _sdk.max_retries(client, options)
         self.trace = Trace(request.model)
         self._lease: Lease | None = None
         self._client = client
+        self._idempotency_key = _sdk.idempotency_key(client, options)
         self._wishes = wishes
         self._history = History()
         self._exchange: Exchange | None = None
@@ -116,7 +117,14 @@ class Call:
     def begin(self, secret: SecretStr | None) -> tuple[_sdk.Options, Exchange]:
         """The lease's time has come: the options to send, and the exchange that will be settled."""
         lease = self.lease
-        options, asked_usage = _sdk.prepare(self._client, self.options, lease.key, secret, number=lease.number)
+        options, asked_usage = _sdk.prepare(
+            self._client,
+            self.options,
+            lease.key,
+            secret,
+            number=lease.number,
+            idempotency_key=self._idempotency_key,
+        )
         if secret is not None:
             self._secrets.append(secret)
         self._replay = _sdk.BodyReplay(options)

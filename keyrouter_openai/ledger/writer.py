@@ -30,6 +30,8 @@ MAX_WAITING = 100_000
 
 _BATCH = 1_000
 """Attempts in one transaction: few enough that other processes get their turn."""
+_GATHER_S = 0.01
+"""Seconds to let attempts gather before they are written together: waking the thread for each costs most."""
 _IDLE_S = 10.0
 """Seconds without an attempt after which the thread ends, so that forgotten ledgers leave nothing behind."""
 _FIRST_PAUSE_S = 0.1
@@ -53,8 +55,8 @@ class Ledger:
     """The attempts of any number of clients and processes, in one SQLite file.
 
     Making one stores the path and no more: the file comes with the first attempt. `record` hands an attempt
-    to a thread that has it in the file within milliseconds; a process killed in between loses it, and `flush`
-    waits for it. The interpreter's exit closes every ledger; `os._exit`, with which `multiprocessing` ends
+    to a thread that lets some gather and has them in the file a hundredth of a second later; a process killed
+    in between loses them, and `flush` has them written at once. The interpreter's exit closes every ledger; `os._exit`, with which `multiprocessing` ends
     its workers, does not.
 
     A file that cannot be written never fails a call. It is said once, on the logger `keyrouter_openai` and to
@@ -77,6 +79,8 @@ class Ledger:
     def _begin(self) -> None:
         # A SimpleQueue, as its put() may interrupt itself: streams are recorded by their finalizers.
         self._inbox: SimpleQueue[Attempt | _Flush] = SimpleQueue()
+        self._hurry = Event()
+        """Somebody waits for the file: no gathering now."""
         self._starting = Lock()
         self._thread: Thread | None = None
         # The thread's own:
@@ -99,8 +103,7 @@ class Ledger:
         if self._nothing_to_do():
             return True
         request = _Flush()
-        self._inbox.put(request)
-        self._ensure_thread()
+        self._ask(request)
         request.wait(timeout)
         return request.written
 
@@ -112,8 +115,7 @@ class Ledger:
         if self._nothing_to_do():
             return
         request = _Flush(closing=True)
-        self._inbox.put(request)
-        if not self._ensure_thread():
+        if not self._ask(request):
             self._run()
         thread = self._thread
         if request.wait(timeout) and thread is not None:
@@ -172,6 +174,12 @@ class Ledger:
         self.flush()
         return queries.summary(self.path, by, since=since, until=until)
 
+    def _ask(self, request: _Flush) -> bool:
+        """Send a request to the thread; whether there is one."""
+        self._inbox.put(request)
+        self._hurry.set()
+        return self._ensure_thread()
+
     def _nothing_to_do(self) -> bool:
         return self._thread is None and not self._waiting()
 
@@ -209,6 +217,9 @@ class Ledger:
         taken = 0
         try:
             item = self._inbox.get(timeout=timeout)
+            if not isinstance(item, _Flush):
+                self._hurry.wait(_GATHER_S)
+            self._hurry.clear()
             while not isinstance(item, _Flush):
                 if len(self._rows) >= MAX_WAITING:
                     self._rows.popleft()
