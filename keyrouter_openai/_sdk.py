@@ -31,7 +31,6 @@ from openai.auth import WorkloadIdentity, X509WorkloadIdentity
 
 from .bodies import EarlyEnd, connection_error, cover_credential, transport_errors, watch_async, watch_sync
 from .core.body import estimate_tokens, holds_error
-from .core.classify import classify
 from .core.model import Failure, Fault, RouteRequest
 from .errors import ConfigError, NoKeyAvailable
 from .exchange import Exchange
@@ -305,7 +304,7 @@ def _is_read(exchange: Exchange, response: Any) -> bool:
 def _check_body(client: Client, exchange: Exchange, response: Any) -> None:
     """Settle an attempt whose whole answer is here, unless it is an error in the guise of a success."""
     body: bytes = response.content
-    if holds_error(body):
+    if response.request.headers.get("accept") == "application/json" and holds_error(body):
         raise _as_status_error(client, exchange, response, body)
     exchange.succeed(body)
 
@@ -320,28 +319,20 @@ def _raise_early_end(client: Client, exchange: Exchange, response: Any, end: Ear
 
 def _as_status_error(client: Client, exchange: Exchange, response: Any, body: bytes) -> openai.APIStatusError:
     """The error that a body stands for, with the status it should have come with."""
-    failure = _classify(exchange, response.status_code, response.headers, body)
+    failure = exchange.classify(response.status_code, response.headers, body)
     headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _BODY_HEADERS]
     stand_in = type(response)(failure.status, headers=headers, content=body, request=response.request)
     return client._make_status_error_from_response(stand_in)
-
-
-def _classify(exchange: Exchange, status: int, headers: Any, body: bytes) -> Failure:
-    return classify(
-        provider=exchange.lease.key.provider,
-        status=status,
-        headers=headers,
-        body=body,
-        now=exchange.wall_time(),
-    )
 
 
 def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
     """What the exception of an attempt means, or None if nothing of it ever left this process."""
     if isinstance(error, openai.APIStatusError):
         response = error.response
+        if _left_origin(response):  # no credential went there, so its answer says nothing of the key
+            return Failure(Fault.NETWORK, 0, detail="redirected")
         exchange.answered(error.status_code, response.headers.raw)
-        return _classify(exchange, error.status_code, response.headers, _content_of(response))
+        return exchange.classify(error.status_code, response.headers, _content_of(response))
     if isinstance(error, openai.APIConnectionError):
         cause = type(error.__cause__).__name__ if error.__cause__ is not None else "StreamCut"
         return Failure(Fault.LOCAL if cause == "PoolTimeout" else Fault.NETWORK, 0, detail=cause)
@@ -350,6 +341,12 @@ def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
     if type(error).__module__.startswith("aiohttp"):  # the SDK's aiohttp transport lets some through as they are
         return Failure(Fault.NETWORK, 0, detail=type(error).__name__)
     return None
+
+
+def _left_origin(response: Any) -> bool:
+    """Whether redirects led to another host than the one that was asked."""
+    first, last = (response.history or [response])[0].request.url, response.request.url
+    return (first.scheme, first.host, first.port) != (last.scheme, last.host, last.port)
 
 
 def _content_of(response: Any) -> bytes:
@@ -371,8 +368,12 @@ def response_of(error: BaseException | None) -> Any:
     return error.response if isinstance(error, openai.APIStatusError) else None
 
 
-def seal(client: Client, error: BaseException, secrets: Sequence[SecretStr]) -> BaseException:
+def seal(
+    client: Client, error: BaseException, secrets: Sequence[SecretStr], outer: BaseException | None
+) -> BaseException:
     """The error as it may leave the package: with no credential in its request, text, body or tracebacks.
+
+    `outer` is the exception that the caller was handling when it called: that one is left alone.
 
     Frames of the HTTP library hold the raw headers in local variables, so the tracebacks below this point are
     dropped. An answer that repeats a secret is masked, which takes a new error of the same type.
@@ -380,7 +381,7 @@ def seal(client: Client, error: BaseException, secrets: Sequence[SecretStr]) -> 
     if isinstance(error, openai.APIStatusError):
         error = _masked(client, error, secrets)
     link: BaseException | None = error
-    while link is not None:
+    while link is not None and link is not outer:
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
     if isinstance(error, openai.APIStatusError):

@@ -46,6 +46,7 @@ class _Body:
     def _opened(self) -> None:
         if self._watch.phase is Phase.FAILED:
             raise EarlyEnd(self._watch.failure)
+        self._exchange.opened()
 
     def _is_waiting(self) -> bool:
         return self._watch.phase is Phase.STARTING and not self._ended
@@ -66,7 +67,8 @@ class _Body:
 
     def _settle(self, fault: Fault) -> None:
         watch = self._watch
-        self._exchange.end_stream(fault, watch.usage, watch.model, watch.events)
+        cause = self._exchange.classify(200, {}, watch.failure) if watch.failure else None
+        self._exchange.end_stream(fault, watch.usage, watch.model, watch.events, cause)
 
     def _settle_end(self) -> None:
         """The body is over: raise if it was cut short and the SDK would not notice."""

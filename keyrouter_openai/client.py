@@ -19,7 +19,7 @@ from ._sdk import httpx2
 from .config import UNSET, LedgerArgument, build_router
 from .drop_in import DropIn, hide
 from .keys import Key
-from .retry import Call, LeaseLost, async_policy
+from .retry import Call, async_policy
 from .route import Routing, remember_route
 from .router import Router
 
@@ -102,6 +102,9 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
             _enforce_credentials=_enforce_credentials,
             **_sdk.if_given(data_residency=data_residency),
         )
+        if not self.router.sdk_credential:
+            # Those of the environment belong to OPENAI_API_KEY; each key of a pool has its own.
+            self.organization, self.project = organization, project
         if not self.router.is_callers_own:
             _sdk.check_pool_client(self)
 
@@ -204,17 +207,17 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
 
     async def _attempt(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         """One attempt: wait for the lease's start, put its key on the options, send."""
-        router, lease = self.router, call.lease
-        delay = lease.start - router.clock.monotonic()
-        if delay > 0:
-            await router.clock.sleep(delay)
+        router, clock = self.router, self.router.clock
+        while (delay := call.lease.start - clock.monotonic()) > 0:
+            await clock.sleep(delay)
             call.waited(delay)
-            if not router.is_open(lease):
-                router.release(lease)
-                raise LeaseLost
+            if router.is_open(call.lease):
+                break
+            call.take_again()
+        key = call.lease.key
         secret = None
         if not router.sdk_credential:
-            secret = router.cached_secret(lease.key.name) or await router.vault_secrets.load(lease.key.name)
+            secret = router.cached_secret(key) or await router.vault_secrets.load(key.name)
         options, exchange = call.begin(secret)
         token = _sdk.current_exchange.set(exchange)
         try:

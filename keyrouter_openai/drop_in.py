@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 from pydantic import SecretStr
 
 from . import _sdk
-from .config import LedgerArgument, Unset
+from .config import LedgerArgument, Unset, build_router
 from .errors import ConfigError
 from .keys import Key
 from .ledger import Ledger
@@ -73,14 +73,15 @@ class DropIn:
         other_credential: object,
     ) -> dict[str, Any]:
         """What a copy of this client is constructed with: this router, unless it is to route over other keys."""
-        if keys is None and pool is None and router is None and not other_credential:
+        if keys is None and pool is None and router is None:
+            if other_credential:
+                return {"ledger": self.router.ledger if isinstance(ledger, Unset) else ledger}
             if not isinstance(ledger, Unset):
                 raise ConfigError("a copy shares its router's ledger: give ledger= to the constructor")
             return {"router": self.router}
-        anew: dict[str, Any] = {"keys": keys, "pool": pool, "router": router}
-        if router is None:
-            anew["ledger"] = self.router.ledger if isinstance(ledger, Unset) else ledger
-        return anew
+        if router is None and isinstance(ledger, Unset):
+            ledger = self.router.ledger
+        return {"router": build_router(router=router, keys=hide(keys), pool=pool, ledger=ledger)}
 
 
 def hide(keys: Sequence[Key | str] | None) -> list[Key | SecretStr] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydantic import SecretStr
 
 from .core.body import find_model, find_usage
+from .core.classify import classify
 from .core.model import Failure, Fault, Outcome, Usage
 from .route import RouteAttempt, Trace
 from .router import Lease, Router
@@ -24,6 +25,7 @@ class Exchange:
         "_request_id",
         "_router",
         "_secret",
+        "_settled",
         "_started",
         "_started_at",
         "_trace",
@@ -51,6 +53,7 @@ class Exchange:
         self.hold = hold
         """Start-up events of this stream may be held back."""
         self.status: int | None = None
+        self._settled = False
         self._router = router
         self._trace = trace
         self._waited_s = trace.waited_s
@@ -70,12 +73,13 @@ class Exchange:
 
     @property
     def settled(self) -> bool:
-        """Whether the attempt has come to its end, or has been handed to whoever reads its body."""
-        return self.lease.settled
+        """Whether the attempt has come to its end."""
+        return self._settled
 
-    def wall_time(self) -> float:
-        """Seconds since the epoch, by the router's clock."""
-        return self._router.clock.time()
+    def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        """What an error answer of this attempt's provider means."""
+        now = self._router.clock.time()
+        return classify(provider=self.lease.key.provider, status=status, headers=headers, body=body, now=now)
 
     def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The answer's status and raw headers have come."""
@@ -101,9 +105,18 @@ class Exchange:
         """The whole answer is here."""
         self._settle(Fault.NONE, usage=find_usage(body), model=find_model(body))
 
-    def end_stream(self, fault: Fault, usage: Usage | None, model: str | None, events: int) -> None:
-        """A stream is over, for good or ill; `events` estimates its tokens where usage is not known."""
-        self._settle(fault, usage=usage or self._estimate(events), model=model)
+    def opened(self) -> None:
+        """A stream has brought its first content."""
+        self._router.proved(self.lease)
+
+    def end_stream(
+        self, fault: Fault, usage: Usage | None, model: str | None, events: int, cause: Failure | None = None
+    ) -> None:
+        """A stream is over, for good or ill.
+
+        `events` estimates its tokens where usage is not known; `cause` is what its last event said of a failure.
+        """
+        self._settle(fault, failure=cause, usage=usage or self._estimate(events), model=model)
 
     def fail(self, failure: Failure) -> None:
         """The attempt failed before the caller had anything of it."""
@@ -127,8 +140,9 @@ class Exchange:
         usage: Usage | None = None,
         model: str | None = None,
     ) -> None:
-        if self.settled:
+        if self._settled:
             return
+        self._settled = True
         lease, trace = self.lease, self._trace
         seconds = self._router.clock.monotonic() - self._started
         outcome = Outcome(
@@ -137,6 +151,8 @@ class Exchange:
             wait=failure.wait if failure else None,
             detail=failure.detail if failure else "",
             known=failure.known if failure else True,
+            limit=failure.limit if failure else None,
+            cause=failure.fault if failure else Fault.NONE,
             usage=usage,
             served_model=model and self.masked(model.encode()).decode(),
             provider_request_id=self._request_id,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import pydantic
@@ -75,7 +76,7 @@ class Key(BaseModel):
         project: sent as `OpenAI-Project`.
         account: the quota domain; keys that name the same account share its limits. Default: learned from
             answers, until then the key's own.
-        weight: share of the traffic, relative to the others'; above 0.
+        weight: how many calls it may have in flight, relative to the others; above 0.
         models: patterns (`gpt-4o*`) of the models that this key may serve. Default: all.
         model_map: the caller's model name to this provider's, where they differ.
         tags: free labels, shown in listings.
@@ -97,16 +98,36 @@ class Key(BaseModel):
     tags: Annotated[tuple[str, ...], BeforeValidator(tuple)] = ()
     enabled: bool = True
 
-    # `Key(...)` is a call that users make: its errors are the package's own, in plain words.
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-            return
-        except pydantic.ValidationError as error:
-            problem = _in_words(values.get("name"), error)
-        # Out of the `except`, and without the arguments: an error keeps its frames, and what they hold.
-        del values
-        raise ConfigError(problem)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            secret: SecretStr | str | None = None,
+            provider: str = "openai",
+            base_url: str | None = None,
+            organization: str | None = None,
+            project: str | None = None,
+            account: str | None = None,
+            weight: float = 1.0,
+            models: Sequence[str] | None = None,
+            model_map: Mapping[str, str] = {},
+            tags: Sequence[str] = (),
+            enabled: bool = True,
+        ) -> None: ...
+
+    else:
+        # Users make this call: its errors are the package's own, in plain words.
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+                return
+            except pydantic.ValidationError as error:
+                problem = _in_words(values.get("name"), error)
+            # Out of the `except`, and without the arguments: an error keeps its frames, and what they hold.
+            del values
+            raise ConfigError(problem)
 
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: all but the secret."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from .core import health, pace
 from .core.model import Fault, Outcome
-from .core.state import AccountState, KeyState, PoolState, model_family
+from .core.select import host_scope
+from .core.state import AccountState, KeyState, PoolState, TooLarge, model_family, remember
 from .core.verdict import backoff
 from .events import AccountLearned, AccountParked, Event, KeyStateChanged, ProviderParked, UnknownAnswer
 from .protocols import Clock
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 VAULT_PAUSE = 60.0
 """Seconds for which a key is left alone whose secret the vault could not give."""
+SMALL_REQUEST = 2000
+"""Tokens: an estimate of less than half is no explanation for a refused size."""
 FRONT_END_PAUSE = 10.0
 """Seconds to leave a host alone whose front end refused us without naming a time."""
 
@@ -51,14 +54,12 @@ class Learner:
         events: list[Event] = []
         now = self._clock.monotonic()
         state, fault = lease.state, outcome.fault
-        if outcome.organization is not None:
-            self._learn_account(state, outcome, events)
         family = model_family(lease.request.model)
         if fault is Fault.NONE:
-            if (current := state.account.paces.get(family)) is not None:
-                state.account.paces[family] = pace.served(current)
+            if (current := lease.account.paces.get(family)) is not None:
+                lease.account.paces[family] = pace.served(current)
             if state.host.strikes:
-                state.host.strikes.pop(lease.request.model or "", None)
+                state.host.strikes.pop(host_scope(lease.request), None)
         else:
             if not outcome.known:
                 status = outcome.status or 0
@@ -66,18 +67,32 @@ class Learner:
             self._learn_fault(lease, outcome, family, now, events)
         if state.health.refusals and fault is not Fault.KEY_REFUSED:
             self._decide_key(lease, outcome, now)
-        if lease.decides_account and fault not in (Fault.EXHAUSTED, Fault.ACCOUNT_CLOSED):
+        if lease.decides_account and _cause(outcome) not in (Fault.EXHAUSTED, Fault.ACCOUNT_CLOSED):
             self._decide_account(lease.account, outcome, now)
+        if outcome.organization is not None and not state.declared_account:
+            self._learn_account(state, outcome, events)
         if fault is not Fault.NONE or state.announced != "available":
             self._announce(now, events)
         return events
 
+    def prove(self, lease: Lease) -> list[Event]:
+        """A stream has brought its first content: its key and its account are good, long before it ends."""
+        events: list[Event] = []
+        if lease.decides_key:
+            lease.state.health, lease.decides_key, lease.state.canary = health.HEALTHY, False, False
+        if lease.decides_account:
+            lease.account.probation, lease.account.cause = None, Fault.NONE
+            lease.decides_account = lease.account.canary = False
+        self._announce(self._clock.monotonic(), events)
+        return events
+
     def _learn_fault(self, lease: Lease, outcome: Outcome, family: str, now: float, events: list[Event]) -> None:
         state, request = lease.state, lease.request
-        account, fault = state.account, outcome.fault
+        account, fault = lease.account, _cause(outcome)
         match fault:
             case Fault.RATE_LIMIT:
                 current = account.pace(family)
+                account.paces = {f: p for f, p in account.paces.items() if not pace.is_forgotten(p, now)}
                 account.paces[family] = after = pace.refused(
                     current, started_at=lease.start, now=now, wait=outcome.wait
                 )
@@ -91,48 +106,61 @@ class Learner:
                     until = self._wall(account.probation.due, now)
                     events.append(AccountParked(self._clock.time(), self._name, account.name, None, fault, until))
             case Fault.TOO_LARGE:
-                account.too_large[family] = min(request.size(), account.too_large.get(family, request.size()))
+                self._too_large(account, family, request.size(), outcome.limit, now)
             case Fault.KEY_REFUSED:
                 self._refused(lease, now, events)
             case Fault.NOT_PERMITTED:
-                state.denied[request.endpoint] = now + health.MEMORY
+                remember(state.denied, request.endpoint, now + health.MEMORY, now)
             case Fault.MODEL_MISSING:
-                state.denied[request.model or request.endpoint] = now + health.MEMORY
+                remember(state.denied, request.model or request.endpoint, now + health.MEMORY, now)
             case Fault.VAULT:
                 state.vault_until = now + VAULT_PAUSE
             case Fault.NOT_HERE:
                 state.host.refused_until = now + health.MEMORY
             case Fault.OVERLOADED:
-                self._pause_host(lease, request.model or "", outcome, now, events)
+                self._pause_host(lease, host_scope(request), outcome, now, events)
             case Fault.HOST_LIMIT:
                 self._pause_host(lease, "", outcome, now, events)
             case _:
                 pass  # the caller's, the network's or our own fault, or this one request's: no standing is lost
 
-    def _pause_host(self, lease: Lease, model: str, outcome: Outcome, now: float, events: list[Event]) -> None:
+    @staticmethod
+    def _too_large(account: AccountState, family: str, size: int, limit: int | None, now: float) -> None:
+        """Remember the size, unless the estimate is so far off (images, a history kept elsewhere) that it misleads."""
+        if 2 * size < (SMALL_REQUEST if limit is None else limit):
+            return
+        known = account.too_large.get(family)
+        smallest = min(size, limit or size, known.size if known is not None and now < known.until else size)
+        account.too_large[family] = TooLarge(smallest, now + health.LONGEST_PAUSE)
+
+    def _pause_host(self, lease: Lease, scope: str, outcome: Outcome, now: float, events: list[Event]) -> None:
         host = lease.state.host
-        before = host.paused_until.get(model, -inf)
-        strikes = host.strikes.get(model, 0)
-        if lease.start >= before:  # answers to calls from before the pause are the same trouble, not a new one
-            strikes = host.strikes[model] = strikes + 1
-        unnamed = FRONT_END_PAUSE if outcome.fault is Fault.HOST_LIMIT else backoff(strikes + 1, self._rng)
+        before = host.paused_until.get(scope, -inf)
+        unnamed = FRONT_END_PAUSE
+        if outcome.fault is Fault.OVERLOADED:
+            host.strikes = {s: n for s, n in host.strikes.items() if s in host.paused_until}
+            if lease.start >= before:  # answers to calls from before the pause are the same trouble, not a new one
+                host.strikes[scope] = host.strikes.get(scope, 0) + 1
+            unnamed = backoff(host.strikes.get(scope, 0) + 1, self._rng)
         until = now + (unnamed if outcome.wait is None else outcome.wait)
         if until > before:
-            host.paused_until[model] = until
+            remember(host.paused_until, scope, until, now)
             wall = self._wall(until, now)
-            events.append(ProviderParked(self._clock.time(), self._name, host.name, model or None, outcome.fault, wall))
+            events.append(ProviderParked(self._clock.time(), self._name, host.name, scope or None, outcome.fault, wall))
 
     def _refused(self, lease: Lease, now: float, events: list[Event]) -> None:
         state = lease.state
         if lease.start > state.health.refused_at:  # the second refusal must be a new one, not one of a burst
             state.health = health.refused(state.health, now)
-        peers = [s for s in self._pool.keys.values() if s.enabled and s.host is state.host]
+        peers = [
+            s for s in self._pool.keys.values() if s.enabled and s.host is state.host and s.account.probation is None
+        ]
         if health.is_provider_incident((s.health for s in peers), now):
             for peer in peers:
                 if now - peer.health.refused_at <= health.INCIDENT_WINDOW:
                     peer.health = health.HEALTHY
             until = now + FRONT_END_PAUSE
-            state.host.paused_until[""] = max(until, state.host.paused_until.get("", -inf))
+            remember(state.host.paused_until, "", until, now)
             wall = self._wall(until, now)
             events.append(
                 ProviderParked(self._clock.time(), self._name, state.host.name, None, Fault.KEY_REFUSED, wall)
@@ -155,20 +183,18 @@ class Learner:
             account.probation = health.undecided(account.probation, now)
 
     def _learn_account(self, state: KeyState, outcome: Outcome, events: list[Event]) -> None:
-        seen = (outcome.organization, outcome.project)
-        if state.seen == seen or state.declared_account:
+        organization, project = outcome.organization, outcome.project
+        if project is None and organization == state.seen[0]:
+            return  # some answers leave the project out: what was seen of it holds
+        if state.seen == (organization, project):
             return
-        state.seen = seen
-        name = "/".join(part for part in seen if part)
-        old = state.account
-        if name == old.name:
+        state.seen = organization, project
+        name = "/".join(part for part in state.seen if part)
+        if name == state.account.name:
             return
-        new = self._pool.accounts.setdefault(name, AccountState(name))
-        for family, known in old.paces.items():
-            if known.parked_until > new.pace(family).parked_until:
-                new.paces[family] = known
-        new.probation = new.probation or old.probation
-        state.account = new
+        account = self._pool.accounts.setdefault(name, AccountState(name))
+        account.absorb(state.account)
+        state.account = account
         evidence = "openai-organization and openai-project headers"
         events.append(AccountLearned(self._clock.time(), self._name, state.name, name, evidence))
 
@@ -186,11 +212,16 @@ class Learner:
         return self._clock.time() + monotonic - now
 
 
+def _cause(outcome: Outcome) -> Fault:
+    """What there is to learn from: of a stream that broke, what its last event said."""
+    return outcome.fault if outcome.cause is Fault.NONE else outcome.cause
+
+
 def _answered(outcome: Outcome) -> bool:
     """Whether the provider began to serve this call, whatever became of it later."""
-    return outcome.fault in _REACHED_QUOTA and outcome.status is not None
+    return _cause(outcome) in _REACHED_QUOTA and outcome.status is not None
 
 
 def _accepted_key(outcome: Outcome) -> bool:
     """Whether the answer shows that the credential itself was accepted."""
-    return _answered(outcome) or outcome.fault in _ACCEPTED_KEY
+    return _answered(outcome) or _cause(outcome) in _ACCEPTED_KEY

@@ -12,6 +12,7 @@ on a call that succeeds at once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import openai
 
 from . import _sdk
-from .core.model import Fault, RouteRequest
+from .core.model import Failure, Fault, RouteRequest
 from .core.select import History, Refusal
-from .core.verdict import POLICIES, Verdict, backoff, may_try_again
+from .core.verdict import BACKOFF_CAP, POLICIES, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
 from .route import Routing, Trace, remember_route
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_WAIT = 60.0
 """Seconds that one call may wait for capacity in all, unless the caller says otherwise."""
-
-
-class LeaseLost(Exception):
-    """The account was parked while the call waited for its start: choose again."""
 
 
 class Call:
@@ -70,8 +67,11 @@ class Call:
         self._replay: _sdk.BodyReplay | None = None
         self._secrets: list[SecretStr] = []
         self._sent = 0
+        self._free = 0
+        """Attempts with keys that are dead: they count for nothing, or a pool of dead keys would hide a good one."""
         self._error: BaseException | None = None
-        self._fault = Fault.NONE
+        self._failure: Failure | None = None
+        self._outer = sys.exception()
 
     # -- hooks
 
@@ -91,20 +91,31 @@ class Call:
             raise self._error
         self._lease = taken
 
+    def take_again(self) -> None:
+        """The key that was waited for cannot serve after all: give it back and choose again."""
+        self.router.release(self.lease)
+        self.take()
+
     def again(self, state: RetryCallState) -> bool:
         """Settle the attempt that ended, and judge whether another is due."""
         return state.outcome is not None and self.ended(state.outcome.exception())
 
     def pause(self, _: RetryCallState | None = None) -> float:
         """Seconds to back off before the next attempt. Waiting for capacity is another matter: leases know that."""
-        verdict = POLICIES[self._fault].verdict
-        if verdict is not Verdict.RETRY or self._may_go_elsewhere():
+        failure = self._failure
+        if failure is None or POLICIES[failure.fault].verdict is not Verdict.RETRY:
             return 0.0
-        return backoff(self._sent, self.router.rng)
+        if failure.fault is Fault.NETWORK and self.router.accounts_for(self.request) > len(self._history.tried):
+            return 0.0
+        return max(backoff(self._sent, self.router.rng), min(failure.wait or 0.0, BACKOFF_CAP))
 
     def spent(self, _: RetryCallState | None = None) -> bool:
         """Whether the attempts of this call are used up."""
-        return self._sent >= self._max_attempts()
+        if self._wishes.max_attempts is not None:
+            return self._sent >= self._wishes.max_attempts
+        if self.router.is_single:
+            return self._sent > self.max_retries
+        return self._sent - self._free >= max(self.router.accounts_for(self.request), self.max_retries + 1)
 
     @property
     def lease(self) -> Lease:
@@ -152,7 +163,8 @@ class Call:
             self.router.release(lease)
             return False
         exchange.fail(failure)
-        self._error, self._fault = error, failure.fault
+        self._error, self._failure = error, failure
+        self._free += failure.fault is Fault.KEY_REFUSED
         self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, failure.fault)
         return self._is_worth_another(error, failure.fault)
 
@@ -160,15 +172,16 @@ class Call:
         """The error as the caller gets it: sealed, with a note that lists the attempts, and its route known."""
         if not isinstance(error, openai.OpenAIError):
             return error
-        sealed = _sdk.seal(self._client, error, self._secrets)
+        sealed = _sdk.seal(self._client, error, self._secrets, self._outer)
         for note in getattr(error, "__notes__", []) if sealed is not error else []:
             sealed.add_note(note)
         for number, attempt in enumerate(self.trace.attempts, 1):
             status = "no answer" if attempt.status is None else f"status {attempt.status}"
             why = f" ({attempt.detail})" if attempt.detail else ""
+            fault = f"{attempt.outcome}{why}, the fault of {POLICIES[attempt.outcome].blame}"
             sealed.add_note(
                 f"attempt {number}: key {attempt.key!r} of account {attempt.account!r}: "
-                f"{attempt.outcome}{why}, {status}, after {attempt.seconds:.2f} s"
+                f"{fault}, {status}, after {attempt.seconds:.2f} s"
             )
         remember_route(sealed, self.trace)
         return sealed
@@ -176,13 +189,12 @@ class Call:
     # -- judgement
 
     def _not_sent(self, lease: Lease, error: BaseException) -> bool:
-        if isinstance(error, LeaseLost):
-            return True
         if not isinstance(error, VaultError):
             self.router.release(lease)
             return False
         self.router.unreadable(lease)
-        self._error, self._fault = error, Fault.VAULT
+        self._error = self._error or error
+        self._failure = None
         self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, Fault.VAULT)
         return True
 
@@ -191,21 +203,10 @@ class Call:
         worth = _sdk.sdk_would_retry(self._client, error) if single else may_try_again(fault)
         return worth and (self._replay is None or self._replay.rewind())
 
-    def _max_attempts(self) -> int:
-        if self._wishes.max_attempts is not None:
-            return self._wishes.max_attempts
-        if self.router.is_single:
-            return self.max_retries + 1
-        return max(self.router.accounts_for(self.request), self.max_retries + 1)
-
     def _patience(self) -> float:
         """Seconds that this call may still wait for capacity."""
         most = self._wishes.max_wait if self._wishes.max_wait is not None else DEFAULT_MAX_WAIT
         return max(most - self.trace.waited_s, 0.0)
-
-    def _may_go_elsewhere(self) -> bool:
-        """Whether a failed connection can be answered by an account that this call has not tried."""
-        return self._fault is Fault.NETWORK and self.router.accounts_for(self.request) > len(self._history.tried)
 
     def sdk_wait(self) -> dict[str, Any]:
         """The SDK's own arguments for waiting before a retry, which hold where there is but one key."""

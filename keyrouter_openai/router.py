@@ -6,21 +6,25 @@ and all threads share one router.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from logging import DEBUG
-from math import isfinite
+from math import inf, isfinite
 from random import Random
+from weakref import WeakSet
 
 from pydantic import SecretStr
 
 from .clock import SYSTEM_CLOCK
 from .core import pace
+from .core.health import HEALTHY
 from .core.model import Attempt, Fault, Outcome, RouteRequest
-from .core.select import Choice, History, Refusal, could_serve, select
+from .core.select import Choice, History, Refusal, could_serve, is_open, select
 from .core.state import AccountState, HostState, KeyState, PoolState, model_family
 from .errors import ConfigError, VaultError
 from .events import AttemptEnded, AttemptStarted, Event, LedgerTrouble, NoKey
@@ -82,20 +86,29 @@ class Router:
         self.ledger = ledger
         self.clock = clock
         self.rng = rng or Random()
+        self._vault = vault
         self._vault_secrets = SecretLoader(vault, pool) if vault is not None else None
-        self._given_secrets: dict[str, SecretStr] = {}
-        self._lock = threading.Lock()
         self._sinks: list[EventSink] = []
-        self._orphans: deque[Callable[[], None]] = deque()
+        self._begin()
         self._keys: dict[str, Key] = {}
         self._pool = PoolState()
         self._learner = Learner(pool, self._pool, clock, self.rng)
         self.reload(keys)
         if ledger is not None and ledger.on_trouble is None:
             ledger.on_trouble = partial(self._tell_trouble, str(ledger.path))
+        _routers.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._returns: deque[Callable[[], list[Event]]] = deque()
+        """Leases on their way back; see `_take_back`."""
 
     def reload(self, keys: Sequence[Key]) -> None:
-        """Replace the pool's keys whole. What is known of keys that stay is kept; leases that are out go on."""
+        """Replace the pool's keys whole.
+
+        What is known of keys that stay is kept, but for one with another secret or address, which starts anew; so
+        do all whose secret rests in the vault, where it may have been replaced. Leases that are out go on.
+        """
         names = [key.name for key in keys]
         if not names:
             raise ConfigError(f"pool {self.pool!r} has no keys: add one with `keyrouter-openai keys add NAME`")
@@ -104,19 +117,21 @@ class Router:
         with self._lock:
             self._pool.keys = {key.name: self._state_of(key) for key in keys}
             self._keys = {key.name: key for key in keys}
-            self._given_secrets = {key.name: key.secret for key in keys if key.secret is not None}
+        self._take_back()
+        if self._vault_secrets is not None:
+            for name in names:
+                self._vault_secrets.forget(name)
 
     @property
     def keys(self) -> tuple[Key, ...]:
         """The pool's keys."""
         return tuple(self._keys.values())
 
-    def cached_secret(self, key: str) -> SecretStr | None:
+    def cached_secret(self, key: Key) -> SecretStr | None:
         """The secret of a key if it is in memory. Never blocks."""
-        given = self._given_secrets.get(key)
-        if given is not None or self._vault_secrets is None:
-            return given
-        return self._vault_secrets.cached(key)
+        if key.secret is not None or self._vault_secrets is None:
+            return key.secret
+        return self._vault_secrets.cached(key.name)
 
     @property
     def vault_secrets(self) -> SecretLoader:
@@ -137,7 +152,7 @@ class Router:
     @property
     def is_callers_own(self) -> bool:
         """Whether the only credential was given in code, and goes where the caller says, as in the SDK."""
-        return self.sdk_credential or (self.is_single and bool(self._given_secrets))
+        return self.sdk_credential or (self.is_single and self.keys[0].secret is not None)
 
     def on_event(self, callback: EventSink) -> None:
         """Call `callback` with every event from now on. What it raises is logged and harms nothing."""
@@ -146,16 +161,19 @@ class Router:
     def _state_of(self, key: Key) -> KeyState:
         """The state of a key: what is known of one of that name, with the settings of the new."""
         address = key.base_url or PROVIDERS[key.provider].base_url or key.provider
-        account = key.account or f"key:{key.name}"
-        state = self._pool.keys.get(key.name) or KeyState(
-            key.name,
-            key.provider,
-            self._pool.accounts.setdefault(account, AccountState(account)),
-            self._pool.hosts.setdefault(address, HostState(address)),
-        )
-        if key.account is not None:
-            state.account = self._pool.accounts.setdefault(account, AccountState(account))
-        state.host = self._pool.hosts.setdefault(address, HostState(address))
+        host = self._pool.hosts.setdefault(address, HostState(address))
+        name = key.account or f"key:{key.name}"
+        account = self._pool.accounts.setdefault(name, AccountState(name))
+        old = self._keys.get(key.name)
+        same = old is not None and (old.secret, old.base_url, old.provider) == (key.secret, key.base_url, key.provider)
+        if old is None or not same:
+            state = KeyState(key.name, key.provider, account, host)
+        else:
+            state = self._pool.keys[key.name]
+            if key.account is not None or old.account is not None:
+                state.account = account
+            if key.secret is None:
+                state.health, state.vault_until = HEALTHY, -inf
         state.declared_account = key.account is not None
         state.weight, state.models, state.enabled = key.weight, key.models, key.enabled
         return state
@@ -167,7 +185,6 @@ class Router:
 
         `number` counts the attempts of the call from 1. The lease must be settled or released, whatever happens.
         """
-        self._collect_orphans()
         now = self.clock.monotonic()
         with self._lock:
             choice = select(
@@ -179,8 +196,11 @@ class Router:
                 rng=self.rng,
                 trusting=self.is_single,
             )
-            if isinstance(choice, Choice):
-                return self._lease(choice, request, number)
+            lease = self._lease(choice, request, number) if isinstance(choice, Choice) else None
+        self._take_back()
+        if lease is not None:
+            return lease
+        assert isinstance(choice, Refusal)
         retry_after = choice.first_return - now if isfinite(choice.first_return) else None
         reasons = {name: reason for name, (reason, _) in choice.obstacles.items()}
         self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
@@ -194,16 +214,25 @@ class Router:
         if account.paces and (current := account.paces.get(family := model_family(request.model))) is not None:
             account.paces[family] = pace.started(current, start)
         lease = Lease(request, number, self._keys[state.name], start, state, account)
-        if state.health.refusals and not state.canary:
+        if state.health.probation is not None and not state.canary:
             state.canary = lease.decides_key = True
         if account.probation is not None and not account.canary:
             account.canary = lease.decides_account = True
         return lease
 
     def is_open(self, lease: Lease) -> bool:
-        """Whether a lease that waited for its start may go now: its account was not parked meanwhile."""
-        parked = lease.state.account.pace(model_family(lease.request.model)).parked_until
-        return self.is_single or parked <= self.clock.monotonic()
+        """Whether a lease that waited for its start may go now: nothing came between."""
+        with self._lock:
+            now = self.clock.monotonic()
+            found = self.is_single or is_open(
+                lease.state,
+                lease.request,
+                now,
+                decides_key=lease.decides_key,
+                decides_account=lease.decides_account,
+            )
+        self._take_back()
+        return found
 
     def started(self, lease: Lease) -> None:
         """Tell event sinks that the attempt is about to be sent."""
@@ -222,56 +251,84 @@ class Router:
                 )
             )
 
+    def proved(self, lease: Lease) -> None:
+        """A stream has brought its first content, which decides for the key and account that were on probation."""
+        if lease.decides_key or lease.decides_account:
+            self._take_back(lambda: self._learner.prove(lease))
+
     def unreadable(self, lease: Lease) -> None:
         """Give back a lease whose key's secret could not be read; the key is left alone for a while."""
-        with self._lock:
-            self._give_back(lease)
-            events = self._learner.learn(lease, Outcome(Fault.VAULT))
-        for event in events:
-            self._emit(event)
+        self._take_back(lambda: self._learner.learn(lease, Outcome(Fault.VAULT)) if self._give_back(lease) else [])
 
     def release(self, lease: Lease) -> None:
-        """Give back a lease of which nothing was sent."""
-        with self._lock:
-            self._give_back(lease)
+        """Give back a lease of which nothing was sent, with its place among those that wait."""
+        self._take_back(lambda: self._give_back_unused(lease))
 
     def abandon(self, settle: Callable[[], None]) -> None:
-        """Have `settle` called at the next opportunity; for finalizers, which may run anywhere, under any lock."""
-        self._orphans.append(settle)
+        """Have `settle` called at the next opportunity; for finalizers, which may run in any place."""
+        self._returns.append(lambda: settle() or [])
 
     def settle(self, lease: Lease, outcome: Outcome, *, started_at: float, waited_s: float) -> None:
         """Learn from an attempt, record it and tell about it. A lease is settled once; later calls do nothing.
 
         `started_at` is wall-clock time, `waited_s` the seconds that the call had waited for capacity.
         """
-        with self._lock:
-            if not self._give_back(lease):
-                return
-            events = self._learner.learn(lease, outcome)
+        if outcome.fault is Fault.KEY_REFUSED and self._vault_secrets is not None:
+            self._vault_secrets.forget(lease.key.name)  # it may have been replaced since it was read
+        self._take_back(lambda: self._settle(lease, outcome, started_at, waited_s))
+
+    def _take_back(self, work: Callable[[], list[Event]] | None = None) -> None:
+        """Do what is to be done with leases that come back, under the lock, one after another.
+
+        The lock is never waited for: streams are closed by the garbage collector too, which may run in this very
+        thread while it holds the lock. Whoever holds it does the work that was left when it lets go.
+        """
+        if work is not None:
+            self._returns.append(work)
+        while self._returns and self._lock.acquire(blocking=False):
+            events: list[Event] = []
+            try:
+                events = self._returns.popleft()()
+            except IndexError:
+                pass  # another thread was quicker
+            finally:
+                self._lock.release()
+            for event in events:
+                self._emit(event)
+
+    def _settle(self, lease: Lease, outcome: Outcome, started_at: float, waited_s: float) -> list[Event]:
+        if not self._give_back(lease):
+            return []
+        events = self._learner.learn(lease, outcome)
         if self.ledger is not None:
             self.ledger.record(self._attempt(lease, outcome, started_at, waited_s))
         if self._wants_attempts():
             events.append(self._ended(lease, outcome))
-        for event in events:
-            self._emit(event)
+        return events
 
     def _give_back(self, lease: Lease) -> bool:
         if lease.settled:
             return False
         lease.settled = True
-        state = lease.state
-        state.in_flight -= 1
+        lease.state.in_flight -= 1
         if lease.decides_key:
-            state.canary = False
+            lease.state.canary = False
         if lease.decides_account:
             lease.account.canary = False
         return True
+
+    def _give_back_unused(self, lease: Lease) -> list[Event]:
+        family = model_family(lease.request.model)
+        current = lease.account.paces.get(family)
+        if self._give_back(lease) and current is not None:
+            lease.account.paces[family] = pace.given_back(current, self.clock.monotonic())
+        return []
 
     # -- telling
 
     def status(self) -> PoolStatus:
         """The pool at this moment."""
-        self._collect_orphans()
+        self._take_back()
         with self._lock:
             now = self.clock.monotonic()
             keys = [(state, *key_state(state, now)) for state in self._pool.keys.values()]
@@ -349,13 +406,9 @@ class Router:
 
     def flush(self) -> None:
         """Wait, for some seconds at most, until all attempts so far are in the ledger."""
-        self._collect_orphans()
+        self._take_back()
         if self.ledger is not None:
             self.ledger.flush()
-
-    def _collect_orphans(self) -> None:
-        while self._orphans:
-            self._orphans.popleft()()
 
     def _tell_trouble(self, path: str, problem: str, waiting: int) -> None:
         self._emit(LedgerTrouble(self.clock.time(), self.pool, path, problem, waiting))
@@ -373,3 +426,25 @@ class Router:
                 sink(event)
             except Exception:  # noqa: BLE001  a user's callback may raise anything, and must harm no call
                 logger.exception("an event callback failed")
+
+    def _after_fork(self) -> None:
+        """In the child no lease is out, whatever the parent's calls are doing, and chance goes its own way."""
+        self._begin()
+        self.rng.seed()
+        for state in self._pool.keys.values():
+            state.in_flight = 0
+            state.canary = state.account.canary = False
+        if self._vault is not None:
+            self._vault_secrets = SecretLoader(self._vault, self.pool)
+
+
+_routers: WeakSet[Router] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for router in list(_routers):
+        router._after_fork()  # pyright: ignore[reportPrivateUsage]
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from itertools import count
+from typing import Any
 
 import click
 from pydantic import SecretStr
@@ -85,8 +86,9 @@ def _find() -> Iterator[tuple[str, Key]]:
 
 
 def _key(variable: str, secret: SecretStr | None, provider: str, setting: Mapping[str, str | None]) -> Key:
+    values: dict[str, Any] = {"name": provider, "secret": secret, "provider": provider, **setting}
     try:
-        return Key(name=provider, secret=secret, provider=provider, **setting)
+        return Key(**values)
     except ConfigError as error:
         raise ConfigError(f"{variable}: {error}") from None
 

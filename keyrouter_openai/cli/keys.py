@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 from pydantic import SecretStr
@@ -96,7 +97,8 @@ def _read_secret() -> SecretStr:
 
 
 def _with_secret(key: Key, secret: SecretStr) -> Key:
-    return Key(**{**key.model_dump(), "secret": secret})
+    values: dict[str, Any] = {**key.model_dump(), "secret": secret}
+    return Key(**values)
 
 
 @keys.command("list")

@@ -38,7 +38,7 @@ def status(pool: str, as_json: bool) -> None:
     hour = {row["key"]: row for row in ledger.summary("key", since=time.time() - _HOUR_S) if row["pool"] == pool}
     rows: list[dict[str, Any]] = []
     for key in keys:
-        last = next(iter(ledger.attempts(pool=pool, key=key.name, limit=1)), {})
+        last = next(iter(ledger.attempts(pool=pool, key=key.name, limit=1)), dict[str, Any]())
         recent = hour.get(key.name, {})
         rows.append(
             {

@@ -95,6 +95,12 @@ def read_answer(status: int, body: str | bytes) -> Answer:
     return Answer(status, tuple(dict.fromkeys([*exact, *codes, *_compared(plain)])), plain, fields)
 
 
+def named_limit(answer: Answer) -> int | None:
+    """The limit that an answer says was hit, or None."""
+    limits = [int(float(number.replace(",", ""))) for number in _LIMIT.findall(answer.text)]
+    return limits[0] if limits and limits[0] > 0 else None
+
+
 def _unquoted(text: str) -> str:
     """The text of a body that is one JSON string, else the body as it is."""
     if text.lstrip().startswith('"'):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .answers import Answer, read_answer
+from .answers import Answer, named_limit, read_answer
 from .model import Failure, Fault
 from .rules import DEFAULTS, RULES
 from .waits import named_wait
@@ -44,7 +44,8 @@ def classify(*, provider: str, status: int, headers: Mapping[str, str], body: st
     fault, code, known = _fault(provider, answer)
     if status < 300:
         status = answer.status if answer.status >= 400 else _STANDS_FOR.get(fault, 500)
-    return Failure(fault, status, named_wait(answer, fault, headers, now), _detail(code, answer), known)
+    wait = named_wait(answer, fault, headers, now)
+    return Failure(fault, status, wait, _detail(code, answer), known, named_limit(answer))
 
 
 def default_fault(status: int) -> Fault:
@@ -66,8 +67,8 @@ def _fault(provider: str, answer: Answer) -> tuple[Fault, str, bool]:
     return default_fault(answer.status), "", False
 
 
-# Words joined by separators and free of digits: no credential, id or quoted text looks like that.
-_PRESENTABLE = re.compile(r"(?!(?:sk|gsk|csk|fw|xai|key)[-_.])[a-z]{1,30}(?:[_.-][a-z]{1,30})*")
+# Words of usual length joined by separators, free of digits: no credential, id or quoted text looks like that.
+_PRESENTABLE = re.compile(r"(?!(?:.*[_.-])?(?:sk|gsk|csk|fw|xai)[-_.]|key[-_.])[a-z]{1,19}(?:[_.-][a-z]{1,19})*")
 _VAGUE = frozenset(("error", "invalid_request_error", "unknown_error", "response.failed"))
 
 

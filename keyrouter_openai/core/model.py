@@ -78,6 +78,8 @@ class Failure:
     wait: float | None = None
     detail: str = ""
     known: bool = True
+    limit: int | None = None
+    """The account's whole limit in tokens or requests, where the answer names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,10 @@ class Outcome:
     """Seconds that the provider asked to wait, where it did."""
     detail: str = ""
     known: bool = True
+    limit: int | None = None
+    """The account's whole limit, where the answer named it."""
+    cause: Fault = Fault.NONE
+    """Why a stream broke, where its last event said so."""
     usage: Usage | None = None
     served_model: str | None = None
     provider_request_id: str | None = None

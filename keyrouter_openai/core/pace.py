@@ -46,13 +46,23 @@ def start_time(pace: Pace, now: float) -> float:
     return max(now, pace.parked_until, pace.next_start)
 
 
+def is_forgotten(pace: Pace, now: float) -> bool:
+    """Whether the account runs free again."""
+    return _quiet(pace, now) > FORGOTTEN_AFTER
+
+
 def started(pace: Pace, start: float) -> Pace:
     """The pace after a call took the start time `start`."""
     if pace.gap == 0.0:
         return pace
-    if _quiet(pace, start) > FORGOTTEN_AFTER:
+    if is_forgotten(pace, start):
         return FREE
     return replace(pace, next_start=start + _gap(pace, start))
+
+
+def given_back(pace: Pace, now: float) -> Pace:
+    """The pace after a start time was not used: all later ones may come one gap earlier."""
+    return replace(pace, next_start=max(pace.next_start - _gap(pace, now), pace.parked_until))
 
 
 def served(pace: Pace) -> Pace:
@@ -69,7 +79,7 @@ def refused(pace: Pace, *, started_at: float, now: float, wait: float | None) ->
     until = max(now + (UNNAMED_PARK if wait is None else wait), pace.parked_until)
     if started_at < pace.parked_until or started_at <= pace.refused_at:
         return replace(pace, parked_until=until)
-    if pace.gap == 0.0 or _quiet(pace, now) > FORGOTTEN_AFTER:
+    if pace.gap == 0.0 or is_forgotten(pace, now):
         return Pace(until, now, now, gap=min(until - now, FIRST_GAP), next_start=until)
     before = _gap(pace, now)
     measured = (until - pace.first_refused_at) / max(pace.served, 1)

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-from .health import Probation
 from .model import Fault, RouteRequest
 from .pace import start_time
-from .state import AccountState, KeyState, model_family
+from .state import HostState, KeyState, model_family
 from .verdict import POLICIES, Scope
+
+CANARY_WAIT = 1.0
+"""Seconds after which a call looks again whether the canary that is out has succeeded."""
+SPREAD = 0.5
+"""Seconds over which the calls are spread that wait for a provider to end its pause."""
 
 _Obstacle = tuple[str, float]
 """Why a key cannot serve, and until when."""
@@ -83,8 +87,10 @@ def select(
             able.append(key)
         else:
             obstacles[key.name] = obstacle
-    if any(key.denied or key.host.refused_until > now for key in able):
-        able = [key for key in able if not _is_denied(key, request, now)] or able
+    denied = [key for key in able if _is_denied(key, request, now)]
+    if len(denied) < len(able):
+        able = [key for key in able if key not in denied] if denied else able
+        obstacles |= {key.name: ("lacks the scope, model or region", inf) for key in denied}
 
     best: Choice | None = None
     best_rank = (inf, True, inf, inf, inf)
@@ -95,7 +101,8 @@ def select(
         if rank < best_rank:
             best, best_rank = Choice(key, start), rank
     if best is not None and best.start <= latest:
-        return best
+        paused = paused_until(best.key.host, request) > now and not trusting
+        return Choice(best.key, best.start + rng.uniform(0.0, SPREAD)) if paused else best
     obstacles |= {key.name: ("throttled", _start(key, request, family, now)) for key in able}
     return Refusal(obstacles, min((until for _, until in obstacles.values()), default=inf))
 
@@ -130,26 +137,21 @@ def _obstacle(
             return f"already failed in this call: {fault}", inf
     if trusting:
         return None
-    if key.health.probation is not None and not _is_due(key.health.probation, key, now):
+    if key.health.probation is not None and now < key.health.probation.due:
         return "rejected by the provider", key.health.probation.due
-    if key.health.suspect and key.canary:
-        return "suspect, being tried by another call", inf
     account = key.account
-    if account.probation is not None and not _is_due(account.probation, account, now):
+    if account.probation is not None and now < account.probation.due:
         return f"account {account.cause}", account.probation.due
     if key.vault_until > now:
         return "its secret cannot be read", key.vault_until
-    if account.too_large and request.size() >= account.too_large.get(family, inf):
+    if (known := account.too_large.get(family)) is not None and now < known.until and request.size() >= known.size:
         return "the request exceeds its account's whole limit", inf
     return None
 
 
-def _is_due(probation: Probation, holder: KeyState | AccountState, now: float) -> bool:
-    """Whether this call may be the canary."""
-    return now >= probation.due and not holder.canary
-
-
 def _is_denied(key: KeyState, request: RouteRequest, now: float) -> bool:
+    if not key.denied:
+        return key.host.refused_until > now
     return (
         key.denied.get(request.endpoint, -inf) > now
         or (request.model is not None and key.denied.get(request.model, -inf) > now)
@@ -159,9 +161,37 @@ def _is_denied(key: KeyState, request: RouteRequest, now: float) -> bool:
 
 def _start(key: KeyState, request: RouteRequest, family: str, now: float) -> float:
     start = now
-    if key.account.paces:
-        start = start_time(key.account.pace(family), now)
-    if key.host.paused_until:
-        paused = key.host.paused_until
-        start = max(start, paused.get("", -inf), paused.get(request.model or "", -inf))
+    account = key.account
+    if account.paces:
+        start = start_time(account.pace(family), now)
+    start = max(start, paused_until(key.host, request))
+    if (account.probation is not None and account.canary) or (key.health.probation is not None and key.canary):
+        start = max(start, now + CANARY_WAIT)
     return start
+
+
+def paused_until(host: HostState, request: RouteRequest) -> float:
+    """Until when the provider asked to leave this model alone, or all of its host."""
+    if not host.paused_until:
+        return -inf
+    return max(host.paused_until.get("", -inf), host.paused_until.get(host_scope(request), -inf))
+
+
+def host_scope(request: RouteRequest) -> str:
+    """What of a host an overload concerns: the model, or the endpoint where there is none."""
+    return request.model or request.endpoint
+
+
+def is_open(key: KeyState, request: RouteRequest, now: float, *, decides_key: bool, decides_account: bool) -> bool:
+    """Whether a key that was chosen for a later start may be used, now that its time has come.
+
+    `decides_key` and `decides_account` say that the call is the canary whose outcome decides.
+    """
+    account = key.account
+    return (
+        key.enabled
+        and (key.health.probation is None or decides_key)
+        and (account.probation is None or decides_account)
+        and account.pace(model_family(request.model)).parked_until <= now
+        and paused_until(key.host, request) <= now
+    )

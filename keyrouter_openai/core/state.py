@@ -13,6 +13,14 @@ from .model import Fault
 from .pace import FREE, Pace
 
 
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """Requests of `size` tokens or more are not sent until `until` (monotonic seconds): limits may be raised."""
+
+    size: int
+    until: float
+
+
 @dataclass(slots=True)
 class AccountState:
     """A quota domain. All times are monotonic seconds."""
@@ -25,11 +33,21 @@ class AccountState:
     """A call is out that will decide the probation."""
     paces: dict[str, Pace] = field(default_factory=dict[str, Pace])
     """By model family; a family that was never refused is not listed."""
-    too_large: dict[str, int] = field(default_factory=dict[str, int])
-    """By model family: the smallest request, in tokens, that is known to exceed the whole limit."""
+    too_large: dict[str, TooLarge] = field(default_factory=dict[str, TooLarge])
+    """By model family: the smallest request that is known to exceed the whole limit."""
 
     def pace(self, family: str) -> Pace:
+        """Its pace for a model family."""
         return self.paces.get(family, FREE)
+
+    def absorb(self, other: AccountState) -> None:
+        """Take over what was learned of a key's own account, which turns out to be this one."""
+        for family, known in other.paces.items():
+            if known.parked_until > self.pace(family).parked_until:
+                self.paces[family] = known
+        self.too_large = {**other.too_large, **self.too_large}
+        if self.probation is None and other.probation is not None:
+            self.probation, self.cause = other.probation, other.cause
 
 
 @dataclass(slots=True)
@@ -80,6 +98,13 @@ class PoolState:
     keys: dict[str, KeyState] = field(default_factory=dict[str, KeyState])
     accounts: dict[str, AccountState] = field(default_factory=dict[str, AccountState])
     hosts: dict[str, HostState] = field(default_factory=dict[str, HostState])
+
+
+def remember(memory: dict[str, float], name: str, until: float, now: float) -> None:
+    """Note `name` until a time, and forget what is over: the names come from callers, and never end."""
+    for old in [old for old, end in memory.items() if end <= now]:
+        del memory[old]
+    memory[name] = max(until, memory.get(name, -inf))
 
 
 @lru_cache(maxsize=4096)

@@ -30,6 +30,7 @@ class Phase(Enum):
 _TAIL = 16 * 1024
 """Bytes kept of a body that is passed on unread: providers put the usage at the end."""
 
+_LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines(): JSON may hold other separators raw, such as U+2028
 _BLOCK_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 _FINAL_TYPES = (
@@ -80,6 +81,8 @@ class StreamWatch:
         "_buffer",
         "_held",
         "_hide_usage",
+        "_known",
+        "_unfinished",
         "_wants_end",
         "events",
         "failure",
@@ -99,7 +102,11 @@ class StreamWatch:
         self._hide_usage = hide_usage
         self._held: list[bytes] = []
         self._buffer = b""
+        self._known = False
+        """The first event has shown what kind of stream this is."""
         self._wants_end = False
+        self._unfinished: set[object] = set()
+        """Choices that were seen and have no finish reason yet."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; return what may be passed on now, possibly nothing."""
@@ -108,7 +115,7 @@ class StreamWatch:
         if cut == 0:
             return b""
         whole, self._buffer = self._buffer[:cut], self._buffer[cut:]
-        if self.phase is Phase.FLOWING and not _is_noteworthy(whole):
+        if self.phase is Phase.FLOWING and self._known and not _is_noteworthy(whole):
             self.events += whole.count(b"\n\n") or 1
             return whole
         return b"".join(self._take(block) for block in _split(whole))
@@ -147,6 +154,7 @@ class StreamWatch:
         return self._take_fields(block, fields)
 
     def _take_fields(self, block: bytes, fields: Mapping[str, Any]) -> bytes:
+        self._known = True
         if self.model is None:
             self.model = find_model(block)
         kind = fields.get("type")
@@ -160,14 +168,28 @@ class StreamWatch:
             self._wants_end = True
             found = cast("list[object]", choices)
             chunks = [cast("Mapping[str, Any]", c) for c in found if isinstance(c, dict)]
-            if any(c.get("finish_reason") for c in chunks):
+            content = any(_has_content(c) for c in chunks)
+            if self._is_finished(chunks):
                 return self._end(block)
-            return self._let_through(block, content=any(_has_content(c) for c in chunks))
+            if content and self.phase is Phase.COMPLETE:  # another choice begins after the first has ended
+                self.phase = Phase.FLOWING
+            return self._let_through(block, content=content or any(c.get("finish_reason") for c in chunks))
         if kind in _FINAL_TYPES:
             return self._end(block)
         if isinstance(kind, str) and kind.startswith("response."):
             self._wants_end = True
         return self._let_through(block, content=kind not in _STARTUP_TYPES)
+
+    def _is_finished(self, chunks: list[Mapping[str, Any]]) -> bool:
+        """Whether one of these choices was the last to finish."""
+        ended = False
+        for chunk in chunks:
+            if chunk.get("finish_reason"):
+                self._unfinished.discard(chunk.get("index"))
+                ended = True
+            else:
+                self._unfinished.add(chunk.get("index"))
+        return ended and not self._unfinished
 
     def _let_through(self, block: bytes, *, content: bool) -> bytes:
         if self.phase is not Phase.STARTING:
@@ -266,7 +288,7 @@ def _parse(block: bytes) -> tuple[str | None, str | None]:
     event: str | None = None
     data: list[str] = []
     text = block.decode("utf-8", "replace")
-    for line in text.splitlines():
+    for line in _LINE_END.split(text):
         name, _, value = line.partition(":")
         if name == "data":
             data.append(value.removeprefix(" "))

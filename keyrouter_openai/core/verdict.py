@@ -36,15 +36,15 @@ class Scope(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose fault it is, and so whose standing suffers."""
+    """Whose fault it is, as the notes on errors say."""
 
     NOBODY = "nobody"
-    CALLER = "caller"
-    KEY = "key"
-    ACCOUNT = "account"
-    PROVIDER = "provider"
-    NETWORK = "network"
-    OURSELVES = "ourselves"
+    CALLER = "the caller"
+    KEY = "the key"
+    ACCOUNT = "the account"
+    PROVIDER = "the provider"
+    NETWORK = "the network"
+    OURSELVES = "this program"
 
 
 @dataclass(frozen=True, slots=True)

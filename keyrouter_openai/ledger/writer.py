@@ -54,10 +54,10 @@ class _Flush(Event):
 class Ledger:
     """The attempts of any number of clients and processes, in one SQLite file.
 
-    Making one stores the path and no more: the file comes with the first attempt. `record` hands an attempt
-    to a thread that lets some gather and has them in the file a hundredth of a second later; a process killed
-    in between loses them, and `flush` has them written at once. The interpreter's exit closes every ledger; `os._exit`, with which `multiprocessing` ends
-    its workers, does not.
+    Making one stores the path and no more: the file comes with the first attempt. `record` hands an attempt to a
+    thread that lets some gather and has them in the file a hundredth of a second later; a process killed in
+    between loses them, and `flush` has them written at once. The interpreter's exit closes every ledger;
+    `os._exit`, with which `multiprocessing` ends its workers, does not.
 
     A file that cannot be written never fails a call. It is said once, on the logger `keyrouter_openai` and to
     `on_trouble`, and once more when it is over. Meanwhile attempts wait in memory, up to `MAX_WAITING`
