@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pydantic import SecretStr
 
 from .core.body import find_model, find_usage
-from .core.classify import classify
 from .core.model import Failure, Fault, Outcome, Usage
 from .route import RouteAttempt, Trace
 from .router import Lease, Router
@@ -78,6 +77,8 @@ class Exchange:
 
     def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """What an error answer of this attempt's provider means."""
+        from .core.classify import classify  # compiles its table: nothing that a call which succeeds should pay for
+
         now = self._router.clock.time()
         return classify(provider=self.lease.key.provider, status=status, headers=headers, body=body, now=now)
 

@@ -14,11 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from .errors import ConfigError
 from .providers import PROVIDERS
 
+_SECRET_LIKE = re.compile(r"(?:sk|gsk|csk|xai|fw|pplx)[-_].{16,}|AIza.{16,}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def check_name(name: str, what: str) -> str:
     """Return `name` if it can name a key or pool, else raise ValueError."""
+    if _SECRET_LIKE.match(name):
+        raise ValueError(f"the {what} name looks like a secret: choose a name, and give the secret when asked for it")
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{what} {name!r} is not a usable name: use 1 to 64 letters, digits, dots, dashes, underscores or @"
@@ -169,4 +172,5 @@ def _in_words(name: object, error: pydantic.ValidationError) -> str:
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         problems.append(message if item["type"] == "value_error" else f"{field}: {message}")
-    return f"key {name!r}: " + "; ".join(problems)
+    shown = "***" if isinstance(name, str) and _SECRET_LIKE.match(name) else repr(name)
+    return f"key {shown}: " + "; ".join(problems)

@@ -86,6 +86,7 @@ def test_bad_arguments(
         ({"name": "a", "provider": "acme"}, ("'a'", "'acme'", "openrouter")),
         ({"name": "a", "provider": "compatible"}, ("'a'", "base_url")),
         ({"name": "../a"}, ("'../a'", "letters")),
+        ({"name": "sk-proj-abcdefghijklmnop1234"}, ("***", "looks like a secret")),
         ({"name": "a", "weight": 0}, ("'a'", "weight")),
         ({"name": "a", "weigth": 1}, ("'a'", "weigth")),
     ],

@@ -104,7 +104,8 @@ class Person:
 
     def reads(self, prompt: str) -> None:
         assert self.process.stderr is not None
-        assert self.process.stderr.read(len(prompt)) == prompt
+        said = self.process.stderr.read(len(prompt))
+        assert said == prompt, said
 
     def answers(self, prompt: str, line: str) -> None:
         self.reads(prompt)
