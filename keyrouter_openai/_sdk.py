@@ -133,6 +133,13 @@ def is_background(options: Options) -> bool:
     return isinstance(body, Mapping) and cast("Mapping[str, object]", body).get("background") is True
 
 
+def choices(options: Options) -> int:
+    """How many choices a chat asks for."""
+    body = options.json_data
+    asked = cast("Mapping[str, object]", body).get("n") if isinstance(body, Mapping) else None
+    return asked if isinstance(asked, int) else 1
+
+
 def idempotency_key(client: Client, options: Options) -> str | None:
     """The key that all attempts of a call share, as the SDK would make it."""
     if options.idempotency_key is None and options.method.lower() != "get":
@@ -169,9 +176,9 @@ def prepare(
     base = _base_url(client, key)
     if base is not None:
         _check_origin(options.url, base, key)
-        attempt.url = options.url if "://" in options.url else f"{base}/{options.url.lstrip('/')}"
+        attempt.url = options.url if _is_absolute(options.url) else f"{base}/{options.url.lstrip('/')}"
         headers["OpenAI-Organization"] = headers["OpenAI-Project"] = Omit()
-    elif "://" in options.url and secret is not None:
+    elif secret is not None:
         _check_origin(options.url, str(client.base_url), key)
     if key.organization is not None:
         headers["OpenAI-Organization"] = key.organization
@@ -193,8 +200,12 @@ def _base_url(client: Client, key: Key) -> str | None:
     return None if key.provider == "openai" else PROVIDERS[key.provider].base_url
 
 
+def _is_absolute(url: str) -> bool:
+    return not url.startswith("/") and "://" in url
+
+
 def _check_origin(url: str, base: str, key: Key) -> None:
-    if "://" in url and urlsplit(url)[:2] != urlsplit(base)[:2]:
+    if _is_absolute(url) and urlsplit(url)[:2] != urlsplit(base)[:2]:
         raise ConfigError(
             f"key {key.name!r} belongs to {urlsplit(base).netloc} and is not sent to {urlsplit(url).netloc}: "
             "use a path, or give the call its own Authorization header"

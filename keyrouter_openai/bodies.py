@@ -76,7 +76,9 @@ class _Body:
         complete = watch.phase is Phase.COMPLETE
         self._settle(Fault.NONE if complete else Fault.STREAM_BROKEN)
         if not complete and not watch.failure:
-            raise openai.APIConnectionError(message="The stream ended without its final event.", request=self._request)
+            cover_credential(self._request)
+            message = "The stream ended without its final event."
+            raise self._explained(openai.APIConnectionError(message=message, request=self._request))
 
     def _settle_error(self, error: BaseException) -> None:
         """A transport error while reading: raise it, as the SDK would, unless the answer was complete before."""
@@ -87,7 +89,11 @@ class _Body:
         cover_credential(self._request)
         if isinstance(self._watch, BodyWatch):  # whoever reads the raw body sees the HTTP library's own errors
             raise error
-        raise connection_error(error, self._request) from error
+        raise self._explained(connection_error(error, self._request)) from error
+
+    def _explained(self, error: openai.APIConnectionError) -> openai.APIConnectionError:
+        self._exchange.explain(error)
+        return error
 
     def _settle_closed(self) -> None:
         """The caller has closed the stream, wherever it stood."""
@@ -227,7 +233,11 @@ def cover_credential(request: Any) -> None:
 
 
 def _watch(exchange: Exchange, stream: bool) -> Watch:
-    return StreamWatch(hide_usage=exchange.asked_usage, hold=exchange.hold) if stream else BodyWatch()
+    return (
+        StreamWatch(hide_usage=exchange.asked_usage, hold=exchange.hold, choices=exchange.choices)
+        if stream
+        else BodyWatch()
+    )
 
 
 def _decode(response: Any, read: str) -> None:

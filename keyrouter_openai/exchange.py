@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from .core.body import find_model, find_usage
 from .core.model import Failure, Fault, Outcome, Usage
-from .route import RouteAttempt, Trace
+from .route import RouteAttempt, Trace, annotate
 from .router import Lease, Router
 
 _REQUEST_IDS = (b"x-request-id", b"request-id", b"apim-request-id")
@@ -30,6 +30,7 @@ class Exchange:
         "_trace",
         "_waited_s",
         "asked_usage",
+        "choices",
         "hold",
         "lease",
         "status",
@@ -44,6 +45,7 @@ class Exchange:
         *,
         asked_usage: bool,
         hold: bool,
+        choices: int,
     ) -> None:
         self.lease = lease
         self._secret = secret
@@ -51,6 +53,8 @@ class Exchange:
         """The usage chunk of this stream was asked for by the router and is to be hidden."""
         self.hold = hold
         """Start-up events of this stream may be held back."""
+        self.choices = choices
+        """How many choices the stream of a chat will bring."""
         self.status: int | None = None
         self._settled = False
         self._router = router
@@ -124,6 +128,10 @@ class Exchange:
         self.status = failure.status or self.status
         abandoned = failure.fault is Fault.ABANDONED  # it may have been served, and billed, all the same
         self._settle(failure.fault, failure=failure, usage=self._estimate(0) if abandoned else None)
+
+    def explain(self, error: BaseException) -> None:
+        """Note on an error that comes while the answer is read how the call was routed."""
+        annotate(error, self._trace)
 
     def orphaned(self) -> None:
         """The caller dropped an answer without reading or closing it. Safe to call from a finalizer."""

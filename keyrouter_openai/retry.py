@@ -25,7 +25,7 @@ from .core.select import History, Refusal
 from .core.verdict import BACKOFF_CAP, POLICIES, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
-from .route import Routing, Trace, remember_route
+from .route import Routing, Trace, annotate
 from .router import Lease, Router
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ class Call:
         self._sent += 1
         # A start that is held back buys nothing where no other key could take over, or must not.
         hold = not self.router.is_single and not _sdk.is_background(options)
-        self._exchange = Exchange(self.router, lease, self.trace, secret, asked_usage=asked_usage, hold=hold)
+        self._exchange = Exchange(
+            self.router, lease, self.trace, secret, asked_usage=asked_usage, hold=hold, choices=_sdk.choices(options)
+        )
         return options, self._exchange
 
     def waited(self, seconds: float) -> None:
@@ -175,15 +177,7 @@ class Call:
         sealed = _sdk.seal(self._client, error, self._secrets, self._outer)
         for note in getattr(error, "__notes__", []) if sealed is not error else []:
             sealed.add_note(note)
-        for number, attempt in enumerate(self.trace.attempts, 1):
-            status = "no answer" if attempt.status is None else f"status {attempt.status}"
-            why = f" ({attempt.detail})" if attempt.detail else ""
-            fault = f"{attempt.outcome}{why}, the fault of {POLICIES[attempt.outcome].blame}"
-            sealed.add_note(
-                f"attempt {number}: key {attempt.key!r} of account {attempt.account!r}: "
-                f"{fault}, {status}, after {attempt.seconds:.2f} s"
-            )
-        remember_route(sealed, self.trace)
+        annotate(sealed, self.trace)
         return sealed
 
     # -- judgement

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .core.model import Fault, Usage
+from .core.verdict import POLICIES
 from .errors import ConfigError
 
 
@@ -141,6 +142,18 @@ def remember_route(result: object, trace: Trace) -> None:
         _traces[key] = weakref.ref(result, lambda _: _traces.pop(key, None)), trace
     except TypeError:
         return
+
+
+def annotate(error: BaseException, trace: Trace) -> None:
+    """Note the attempts of a call on its error, and tie the call's trace to it."""
+    for number, attempt in enumerate(trace.attempts, 1):
+        status = "no answer" if attempt.status is None else f"status {attempt.status}"
+        why = f" ({attempt.detail})" if attempt.detail else ""
+        error.add_note(
+            f"attempt {number}: key {attempt.key!r} of account {attempt.account!r}: {attempt.outcome}{why}, "
+            f"the fault of {POLICIES[attempt.outcome].blame}, {status}, after {attempt.seconds:.2f} s"
+        )
+    remember_route(error, trace)
 
 
 def route_of(result: object) -> Route:

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from keyrouter_openai import NoKeyAvailable
+from keyrouter_openai import NoKeyAvailable, route_of
 from keyrouter_openai.core.model import Fault
 from keyrouter_openai.testing import ProviderSimulator, SimAccount, respond
 
@@ -198,6 +198,9 @@ async def test_a_stream_is_never_restarted_after_content(pool: Pool, row: Row, s
     assert broken["prompt_tokens"] > 0
     assert pool.state("A1") == "available"
     assert pool.router.status().in_flight == 0
+    if isinstance(result.error, openai.APIConnectionError):
+        assert route_of(result.error).attempts[0].outcome == Fault.STREAM_BROKEN
+        assert "stream_broken" in "\n".join(result.error.__notes__)
 
 
 async def test_no_second_key_of_an_account_at_its_limit_is_tried(tmp_path: Path) -> None:

@@ -75,14 +75,16 @@ class StreamWatch:
     Args:
         hide_usage: take out the chunk that holds nothing but usage.
         hold: hold back the start-up events; False where a second attempt must never be made.
+        choices: how many choices were asked for: the stream of a chat ends when all of them have finished.
     """
 
     __slots__ = (
         "_buffer",
+        "_choices",
+        "_finished",
         "_held",
         "_hide_usage",
         "_known",
-        "_unfinished",
         "_wants_end",
         "events",
         "failure",
@@ -91,7 +93,7 @@ class StreamWatch:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool, hold: bool = True) -> None:
+    def __init__(self, *, hide_usage: bool, hold: bool = True, choices: int = 1) -> None:
         self.phase = Phase.STARTING if hold else Phase.FLOWING
         self.failure: bytes = b""
         """The data of the error event, or the whole body where it was no event stream."""
@@ -105,8 +107,8 @@ class StreamWatch:
         self._known = False
         """The first event has shown what kind of stream this is."""
         self._wants_end = False
-        self._unfinished: set[object] = set()
-        """Choices that were seen and have no finish reason yet."""
+        self._choices = choices
+        self._finished: set[object] = set()
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; return what may be passed on now, possibly nothing."""
@@ -168,28 +170,15 @@ class StreamWatch:
             self._wants_end = True
             found = cast("list[object]", choices)
             chunks = [cast("Mapping[str, Any]", c) for c in found if isinstance(c, dict)]
-            content = any(_has_content(c) for c in chunks)
-            if self._is_finished(chunks):
+            self._finished |= {c.get("index") for c in chunks if c.get("finish_reason")}
+            if len(self._finished) >= self._choices:
                 return self._end(block)
-            if content and self.phase is Phase.COMPLETE:  # another choice begins after the first has ended
-                self.phase = Phase.FLOWING
-            return self._let_through(block, content=content or any(c.get("finish_reason") for c in chunks))
+            return self._let_through(block, content=bool(self._finished) or any(_has_content(c) for c in chunks))
         if kind in _FINAL_TYPES:
             return self._end(block)
         if isinstance(kind, str) and kind.startswith("response."):
             self._wants_end = True
         return self._let_through(block, content=kind not in _STARTUP_TYPES)
-
-    def _is_finished(self, chunks: list[Mapping[str, Any]]) -> bool:
-        """Whether one of these choices was the last to finish."""
-        ended = False
-        for chunk in chunks:
-            if chunk.get("finish_reason"):
-                self._unfinished.discard(chunk.get("index"))
-                ended = True
-            else:
-                self._unfinished.add(chunk.get("index"))
-        return ended and not self._unfinished
 
     def _let_through(self, block: bytes, *, content: bool) -> bytes:
         if self.phase is not Phase.STARTING:

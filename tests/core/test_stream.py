@@ -32,8 +32,8 @@ DELTA = event("response.output_text.delta", delta="hi")
 COMPLETED = event("response.completed", response={"usage": {"input_tokens": 5, "output_tokens": 2}})
 
 
-def run(*parts: bytes, hide_usage: bool = False, hold: bool = True) -> tuple[StreamWatch, list[bytes]]:
-    watch = StreamWatch(hide_usage=hide_usage, hold=hold)
+def run(*parts: bytes, hide_usage: bool = False, choices: int = 1) -> tuple[StreamWatch, list[bytes]]:
+    watch = StreamWatch(hide_usage=hide_usage, choices=choices)
     out = [watch.feed(part) for part in parts]
     out.append(watch.finish())
     return watch, out
@@ -139,6 +139,28 @@ def test_comments_are_held_with_the_start() -> None:
 def test_text_that_looks_like_a_mark_is_none() -> None:
     tricky = chunk({"content": '"finish_reason":"stop" data: [DONE] "error": {"x"'})
     assert run(HELLO, tricky)[0].phase is Phase.BROKEN
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_separators_that_json_may_hold_raw_end_no_line(separator: str) -> None:
+    text = f"one{separator}two"
+    created = b"data: " + json.dumps({"type": "response.created", "text": text}, ensure_ascii=False).encode() + b"\n\n"
+    watch, out = run(created, DELTA, COMPLETED)
+    assert watch.phase is Phase.COMPLETE
+    assert b"".join(out) == created + DELTA + COMPLETED
+
+
+def test_a_stream_of_several_choices_ends_with_the_last() -> None:
+    def of(index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        body = {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+        return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+    both = [of(0, {"content": "a"}), of(1, {"content": "b"}), of(0, {}, "stop")]
+    assert run(*both, choices=2)[0].phase is Phase.BROKEN
+    assert run(*both, of(1, {}, "stop"), choices=2)[0].phase is Phase.COMPLETE
+    late = [of(0, {"content": "a"}), of(0, {}, "stop"), of(1, {"content": "b"})]
+    assert run(*late, choices=2)[0].phase is Phase.BROKEN
+    assert run(*late, DONE, choices=2)[0].phase is Phase.COMPLETE
 
 
 def test_nothing_is_held_where_nobody_could_take_over() -> None:
