@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 VAULT_PAUSE = 60.0
 """Seconds for which a key is left alone whose secret the vault could not give."""
-SMALL_REQUEST = 2000
-"""Tokens: an estimate of less than half is no explanation for a refused size."""
+SMALL_REQUEST = 1000
+"""Tokens: a smaller estimate does not explain why a request was refused as too large."""
+SIZE_MEMORY = 3600.0
+"""Seconds for which a size is not sent to an account again that was too large for it."""
 FRONT_END_PAUSE = 10.0
 """Seconds to leave a host alone whose front end refused us without naming a time."""
 
@@ -126,12 +128,12 @@ class Learner:
 
     @staticmethod
     def _too_large(account: AccountState, family: str, size: int, limit: int | None, now: float) -> None:
-        """Remember the size, unless the estimate is so far off (images, a history kept elsewhere) that it misleads."""
-        if 2 * size < (SMALL_REQUEST if limit is None else limit):
+        """Remember the size, unless it is so small that images or a history kept elsewhere must be to blame."""
+        if size < SMALL_REQUEST:
             return
         known = account.too_large.get(family)
         smallest = min(size, limit or size, known.size if known is not None and now < known.until else size)
-        account.too_large[family] = TooLarge(smallest, now + health.LONGEST_PAUSE)
+        account.too_large[family] = TooLarge(smallest, now + SIZE_MEMORY)
 
     def _pause_host(self, lease: Lease, scope: str, outcome: Outcome, now: float, events: list[Event]) -> None:
         host = lease.state.host

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -224,6 +225,7 @@ async def play(rows: list[Row], calls: int) -> dict[str, dict[str, Score]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="calls under faults: one key, round robin, RoutedOpenAI")
+    logging.getLogger("keyrouter_openai").setLevel(logging.ERROR)  # that keys fail here is the point
     parser.add_argument("--calls", type=int, default=24, help="calls of each client under each fault (default 24)")
     parser.add_argument("--fault", help="only rows whose name contains this")
     parser.add_argument("--json", action="store_true", help="print counts as JSON")
