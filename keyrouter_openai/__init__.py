@@ -3,10 +3,11 @@
 The house, from the doors inwards:
     client, client_sync   the drop-ins for AsyncOpenAI and OpenAI: one request, its attempts (drop_in: shared)
     retry                 the hooks that tenacity calls between the attempts of one call
-    router, learning      give out leases on keys; learn from what became of them
+    router, lease         give out leases on keys, and take them back
+    learning              what each outcome teaches of keys, accounts and hosts
     core/                 decides: choosing, verdicts, health, pace, streams; no I/O, no clock, no SDK
-    _sdk, bodies          the seams of the SDK; answer bodies that are watched as they pass
-    exchange              one attempt on the wire, settled exactly once
+    _sdk, options         the seams of the SDK; its options, with one key put on a copy
+    exchange, bodies      one attempt on the wire, settled once; its answer, watched as it passes
     config, keys          where keys come from, and what can be said of one
     vaults/, ledger/      where secrets rest; what happened, in SQLite
     cli/, testing/        the command; a provider to test against

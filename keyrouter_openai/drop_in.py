@@ -13,6 +13,7 @@ from .config import LedgerArgument, Unset, build_router
 from .errors import ConfigError
 from .keys import Key
 from .ledger import Ledger
+from .options import describe
 from .retry import Call
 from .route import Routing, current_routing
 from .router import Router
@@ -60,7 +61,7 @@ class DropIn:
 
     def _new_call(self, options: _sdk.Options, *, stream: bool) -> Call:
         wishes = current_routing().over(self._wishes)
-        request = _sdk.describe(options, wishes, id=os.urandom(8).hex(), stream=stream)
+        request = describe(options, wishes, id=os.urandom(8).hex(), stream=stream)
         return Call(cast("_sdk.Client", self), self.router, options, request, wishes)
 
     def _routing_arguments(

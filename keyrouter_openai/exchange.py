@@ -8,8 +8,9 @@ from pydantic import SecretStr
 
 from .core.body import find_model, find_usage
 from .core.model import Failure, Fault, Outcome, Usage
+from .lease import Lease
 from .route import RouteAttempt, Trace, annotate
-from .router import Lease, Router
+from .router import Router
 
 _REQUEST_IDS = (b"x-request-id", b"request-id", b"apim-request-id")
 

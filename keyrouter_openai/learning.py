@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING
 
 from .core import health, pace
 from .core.model import Fault, Outcome
@@ -16,11 +15,9 @@ from .core.select import host_scope
 from .core.state import AccountState, KeyState, PoolState, TooLarge, model_family, remember
 from .core.verdict import backoff
 from .events import AccountLearned, AccountParked, Event, KeyStateChanged, ProviderParked, UnknownAnswer
+from .lease import Lease
 from .protocols import Clock
 from .status import key_state
-
-if TYPE_CHECKING:
-    from .router import Lease
 
 VAULT_PAUSE = 60.0
 """Seconds for which a key is left alone whose secret the vault could not give."""

@@ -25,8 +25,10 @@ from .core.select import History, Refusal
 from .core.verdict import BACKOFF_CAP, POLICIES, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
+from .lease import Lease
+from .options import choices, is_background, prepare
 from .route import Routing, Trace, annotate
-from .router import Lease, Router
+from .router import Router
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -128,7 +130,7 @@ class Call:
     def begin(self, secret: SecretStr | None) -> tuple[_sdk.Options, Exchange]:
         """The lease's time has come: the options to send, and the exchange that will be settled."""
         lease = self.lease
-        options, asked_usage = _sdk.prepare(
+        prepared, asked_usage = prepare(
             self._client,
             self.options,
             lease.key,
@@ -138,14 +140,14 @@ class Call:
         )
         if secret is not None:
             self._secrets.append(secret)
-        self._replay = _sdk.BodyReplay(options)
+        self._replay = _sdk.BodyReplay(prepared)
         self._sent += 1
         # A start that is held back buys nothing where no other key could take over, or must not.
-        hold = not self.router.is_single and not _sdk.is_background(options)
+        hold = not self.router.is_single and not is_background(prepared)
         self._exchange = Exchange(
-            self.router, lease, self.trace, secret, asked_usage=asked_usage, hold=hold, choices=_sdk.choices(options)
+            self.router, lease, self.trace, secret, asked_usage=asked_usage, hold=hold, choices=choices(prepared)
         )
-        return options, self._exchange
+        return prepared, self._exchange
 
     def waited(self, seconds: float) -> None:
         """The call has waited for capacity."""

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from logging import DEBUG
 from math import inf, isfinite
@@ -23,35 +22,19 @@ from pydantic import SecretStr
 from .clock import SYSTEM_CLOCK
 from .core import pace
 from .core.health import HEALTHY
-from .core.model import Attempt, Fault, Outcome, RouteRequest
+from .core.model import Fault, Outcome, RouteRequest
 from .core.select import Choice, History, Refusal, could_serve, is_open, select
 from .core.state import AccountState, HostState, KeyState, PoolState, model_family
 from .errors import ConfigError, VaultError
-from .events import AttemptEnded, AttemptStarted, Event, LedgerTrouble, NoKey
+from .events import Event, LedgerTrouble, NoKey
 from .keys import Key
 from .learning import Learner
+from .lease import Lease, attempt_ended, attempt_of, attempt_started
 from .protocols import Clock, EventSink, Recorder, Vault
 from .providers import PROVIDERS
 from .sinks.log import log_event, logger
 from .status import AccountStatus, KeyStatus, PoolStatus, account_state, key_state, parked_families
 from .vaults.loader import SecretLoader
-
-
-@dataclass(slots=True)
-class Lease:
-    """Permission to make one attempt with one key, from monotonic time `start` on."""
-
-    request: RouteRequest
-    number: int
-    """Counts the attempts of the call, from 1."""
-    key: Key
-    start: float
-    state: KeyState
-    account: AccountState
-    decides_key: bool = False
-    """This attempt is the canary that decides whether its key is good again."""
-    decides_account: bool = False
-    settled: bool = False
 
 
 class Router:
@@ -237,19 +220,7 @@ class Router:
     def started(self, lease: Lease) -> None:
         """Tell event sinks that the attempt is about to be sent."""
         if self._wants_attempts():
-            request = lease.request
-            self._emit(
-                AttemptStarted(
-                    self.clock.time(),
-                    self.pool,
-                    request.id,
-                    lease.number,
-                    lease.key.name,
-                    lease.state.account.name,
-                    request.endpoint,
-                    request.model,
-                )
-            )
+            self._emit(attempt_started(lease, self.pool, self.clock.time()))
 
     def proved(self, lease: Lease) -> None:
         """A stream has brought its first content, which decides for the key and account that were on probation."""
@@ -301,9 +272,9 @@ class Router:
             return []
         events = self._learner.learn(lease, outcome)
         if self.ledger is not None:
-            self.ledger.record(self._attempt(lease, outcome, started_at, waited_s))
+            self.ledger.record(attempt_of(lease, outcome, pool=self.pool, started_at=started_at, waited_s=waited_s))
         if self._wants_attempts():
-            events.append(self._ended(lease, outcome))
+            events.append(attempt_ended(lease, outcome, self.pool, self.clock.time()))
         return events
 
     def _give_back(self, lease: Lease) -> bool:
@@ -357,48 +328,6 @@ class Router:
         members = tuple(s.name for s in self._pool.keys.values() if s.account is account)
         parked = {f: self.clock.time() + t - now for f, t in parked_families(account.paces, now).items()}
         return AccountStatus(account.name, members, state, self._known_wall(until, now), parked)
-
-    def _attempt(self, lease: Lease, outcome: Outcome, started_at: float, waited_s: float) -> Attempt:
-        request = lease.request
-        return Attempt(
-            at=started_at,
-            request_id=request.id,
-            number=lease.number,
-            pool=self.pool,
-            key=lease.key.name,
-            account=lease.state.account.name,
-            provider=lease.key.provider,
-            endpoint=request.endpoint,
-            outcome=outcome.fault,
-            model=request.model,
-            served_model=outcome.served_model,
-            status=outcome.status,
-            detail=outcome.detail,
-            stream=request.stream,
-            usage=outcome.usage,
-            first_byte_s=outcome.first_byte_s,
-            seconds=outcome.seconds,
-            waited_s=waited_s,
-            provider_request_id=outcome.provider_request_id,
-            tags=request.tags,
-        )
-
-    def _ended(self, lease: Lease, outcome: Outcome) -> AttemptEnded:
-        request = lease.request
-        return AttemptEnded(
-            self.clock.time(),
-            self.pool,
-            request.id,
-            lease.number,
-            lease.key.name,
-            lease.state.account.name,
-            request.endpoint,
-            request.model,
-            outcome.fault,
-            outcome.status,
-            outcome.detail,
-            outcome.seconds,
-        )
 
     def accounts_for(self, request: RouteRequest) -> int:
         """How many accounts might serve this call at some time."""

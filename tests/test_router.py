@@ -16,8 +16,8 @@ import pytest
 from keyrouter_openai import ConfigError, Key, NoKeyAvailable, RoutedOpenAI, Router
 from keyrouter_openai.core.model import Fault, Outcome, RouteRequest
 from keyrouter_openai.core.select import History
+from keyrouter_openai.lease import Lease
 from keyrouter_openai.ledger import Registry
-from keyrouter_openai.router import Lease
 from keyrouter_openai.testing import ProviderSimulator, SimAccount, redirect, respond
 
 from .support import ECHO, MESSAGES, Pool, TurnedClock, call, make_pool

@@ -1,0 +1,80 @@
+"""Permission to make one attempt, and what is recorded and told of the attempt that was made with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .core.model import Attempt, Outcome, RouteRequest
+from .core.state import AccountState, KeyState
+from .events import AttemptEnded, AttemptStarted
+from .keys import Key
+
+
+@dataclass(slots=True)
+class Lease:
+    """Permission to make one attempt with one key, from monotonic time `start` on."""
+
+    request: RouteRequest
+    number: int
+    """Counts the attempts of the call, from 1."""
+    key: Key
+    start: float
+    state: KeyState
+    account: AccountState
+    decides_key: bool = False
+    """This attempt is the canary that decides whether its key is good again."""
+    decides_account: bool = False
+    settled: bool = False
+
+
+def attempt_started(lease: Lease, pool: str, at: float) -> AttemptStarted:
+    """The event that an attempt is about to be sent."""
+    request = lease.request
+    account = lease.state.account.name
+    return AttemptStarted(at, pool, request.id, lease.number, lease.key.name, account, request.endpoint, request.model)
+
+
+def attempt_ended(lease: Lease, outcome: Outcome, pool: str, at: float) -> AttemptEnded:
+    """The event of what an attempt came to."""
+    request = lease.request
+    return AttemptEnded(
+        at,
+        pool,
+        request.id,
+        lease.number,
+        lease.key.name,
+        lease.state.account.name,
+        request.endpoint,
+        request.model,
+        outcome.fault,
+        outcome.status,
+        outcome.detail,
+        outcome.seconds,
+    )
+
+
+def attempt_of(lease: Lease, outcome: Outcome, *, pool: str, started_at: float, waited_s: float) -> Attempt:
+    """The row of the ledger for an attempt."""
+    request = lease.request
+    return Attempt(
+        at=started_at,
+        request_id=request.id,
+        number=lease.number,
+        pool=pool,
+        key=lease.key.name,
+        account=lease.state.account.name,
+        provider=lease.key.provider,
+        endpoint=request.endpoint,
+        outcome=outcome.fault,
+        model=request.model,
+        served_model=outcome.served_model,
+        status=outcome.status,
+        detail=outcome.detail,
+        stream=request.stream,
+        usage=outcome.usage,
+        first_byte_s=outcome.first_byte_s,
+        seconds=outcome.seconds,
+        waited_s=waited_s,
+        provider_request_id=outcome.provider_request_id,
+        tags=request.tags,
+    )

@@ -1,0 +1,145 @@
+"""The SDK's options of a call: what they say to the router, and how one key is put on a copy of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from openai import NotGiven, Omit
+
+from ._sdk import Client, Options
+from .core.body import estimate_tokens
+from .core.model import RouteRequest
+from .errors import ConfigError
+from .keys import Key
+from .providers import PROVIDERS
+from .route import Routing
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+_USAGE_PATHS = ("/chat/completions", "/completions")
+_ID_SEGMENT = re.compile(r"(?=.*\d)[\w.:-]{6,}|.*[_:].*\d.*|.{25,}")
+
+
+class Header(str):
+    """A header value that holds a credential: prints as `***`, also within options and local variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> RouteRequest:
+    """A call in the router's words."""
+    body = options.json_data
+    model = cast("Mapping[str, object]", body).get("model") if isinstance(body, Mapping) else None
+    return RouteRequest(
+        id=id,
+        endpoint=endpoint_of(options.url),
+        model=model if isinstance(model, str) else None,
+        stream=stream,
+        size=partial(estimate_tokens, body),
+        tags=wishes.tags or {},
+        key=wishes.key,
+        account=wishes.account,
+    )
+
+
+@lru_cache(maxsize=1024)
+def endpoint_of(url: str) -> str:
+    """The path of a URL with ids replaced: `/files/file-abc123/content` is `/files/{id}/content`."""
+    parts = urlsplit(url).path.split("/")
+    return "/".join("{id}" if part and _ID_SEGMENT.fullmatch(part) else part for part in parts)
+
+
+def is_background(options: Options) -> bool:
+    """Whether the call starts work that goes on at the provider, and so must not be started twice."""
+    body = options.json_data
+    return isinstance(body, Mapping) and cast("Mapping[str, object]", body).get("background") is True
+
+
+def choices(options: Options) -> int:
+    """How many choices a chat asks for."""
+    body = options.json_data
+    asked = cast("Mapping[str, object]", body).get("n") if isinstance(body, Mapping) else None
+    return asked if isinstance(asked, int) else 1
+
+
+def prepare(
+    client: Client, options: Options, key: Key, secret: SecretStr | None, *, number: int, idempotency_key: str | None
+) -> tuple[Options, bool]:
+    """A copy of the options for one attempt with one key, and whether it asks for usage that is to be hidden.
+
+    `secret` is None where the SDK fetches the credential itself (a callable `api_key`).
+
+    Raises:
+        ConfigError: the call names an absolute URL on another host than the key's provider.
+    """
+    attempt = options.model_copy()
+    attempt.max_retries = 0
+    attempt.idempotency_key = idempotency_key
+    given = cast("Mapping[str, Any]", {} if isinstance(options.headers, NotGiven) else options.headers)
+    names = {name.lower() for name in given}
+    headers: dict[str, Any] = {}
+    base = _base_url(client, key)
+    if base is not None:
+        _check_origin(options.url, base, key)
+        attempt.url = options.url if _is_absolute(options.url) else f"{base}/{options.url.lstrip('/')}"
+        headers["OpenAI-Organization"] = headers["OpenAI-Project"] = Omit()
+    elif secret is not None:
+        _check_origin(options.url, str(client.base_url), key)
+    if key.organization is not None:
+        headers["OpenAI-Organization"] = key.organization
+    if key.project is not None:
+        headers["OpenAI-Project"] = key.project
+    if number > 1 and "x-stainless-retry-count" not in names:
+        headers["x-stainless-retry-count"] = str(number - 1)
+    headers = {name: value for name, value in headers.items() if name.lower() not in names}
+    if secret is not None:
+        headers["Authorization"] = Header(f"Bearer {secret.get_secret_value()}")
+    attempt.headers = {**headers, **given}
+    return attempt, _shape_body(attempt, key)
+
+
+def _base_url(client: Client, key: Key) -> str | None:
+    """Where a key is sent, or None for the client's own base URL."""
+    if key.base_url is not None:
+        return None if key.base_url == str(client.base_url).rstrip("/") else key.base_url
+    return None if key.provider == "openai" else PROVIDERS[key.provider].base_url
+
+
+def _is_absolute(url: str) -> bool:
+    return not url.startswith("/") and "://" in url
+
+
+def _check_origin(url: str, base: str, key: Key) -> None:
+    if _is_absolute(url) and urlsplit(url)[:2] != urlsplit(base)[:2]:
+        raise ConfigError(
+            f"key {key.name!r} belongs to {urlsplit(base).netloc} and is not sent to {urlsplit(url).netloc}: "
+            "use a path, or give the call its own Authorization header"
+        )
+
+
+def _shape_body(attempt: Options, key: Key) -> bool:
+    """Rename the model where the key's provider calls it otherwise, and ask for the usage of streams."""
+    if not isinstance(attempt.json_data, Mapping):
+        return False
+    body = cast("Mapping[str, Any]", attempt.json_data)  # pyright: ignore[reportUnknownMemberType]
+    mapped = key.model_map.get(cast("str", body.get("model")))
+    if mapped is not None:
+        attempt.json_data = body = {**body, "model": mapped}
+    if body.get("stream") is not True or not PROVIDERS[key.provider].stream_usage:
+        return False
+    if not urlsplit(attempt.url).path.endswith(_USAGE_PATHS) or "stream_options" in (attempt.extra_json or {}):
+        return False
+    asked = body.get("stream_options")
+    if isinstance(asked, Mapping) and "include_usage" in asked:
+        return False
+    settings = cast("dict[str, Any]", asked) if isinstance(asked, Mapping) else dict[str, Any]()
+    attempt.json_data = {**body, "stream_options": {**settings, "include_usage": True}}
+    return True
