@@ -98,7 +98,9 @@ def idempotency_key(client: Client, options: Options) -> str | None:
 def max_retries(client: Client, options: Options) -> int:
     """The further attempts that the caller allows, checked as the SDK checks them."""
     retries = options.get_max_retries(client.max_retries)
-    client._validate_max_retries(retries)
+    validate = getattr(client, "_validate_max_retries", None)  # not in every supported version
+    if validate is not None:
+        validate(retries)
     return retries
 
 
@@ -113,10 +115,11 @@ class BodyReplay:
 
         kind = getattr(_base_client, "_RequestBodyReplay", None)  # not in every supported version
         self._replay: Any = kind(options) if kind is not None else None
+        self._is_plain = isinstance(getattr(options, "content", None), bytes | bytearray | None)
 
     def rewind(self) -> bool:
         """Make ready to send again; False where that is impossible."""
-        return self._replay is None or self._replay.rewind()
+        return self._is_plain if self._replay is None else self._replay.rewind()
 
 
 # -- what came of it

@@ -7,7 +7,10 @@ from typing import Any
 
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import (
+    AsyncOpenAI,
+    OpenAI,  # pyright: ignore[reportPrivateUsage]
+)
 from openai._models import FinalRequestOptions
 
 from keyrouter_openai import _sdk
@@ -33,10 +36,9 @@ def test_the_attributes_that_are_read(client: Any) -> None:
     made = client(api_key="sk-a")
     assert made._provider_runtime is None
     assert made._custom_headers == {}
-    assert made._ambient_authorizations == frozenset()
     assert made._idempotency_key() != made._idempotency_key()
     assert str(made._prepare_url("/x")).endswith("/v1/x")
-    assert made._validate_max_retries(0) is None
+    assert _sdk.max_retries(made, FinalRequestOptions.construct(method="get", url="/x")) == 2
 
 
 def test_the_options() -> None:
