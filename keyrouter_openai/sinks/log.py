@@ -14,7 +14,6 @@ from ..events import (
     Event,
     KeyStateChanged,
     LedgerTrouble,
-    UnknownAnswer,
 )
 
 logger = logging.getLogger("keyrouter_openai")
@@ -22,7 +21,6 @@ logger = logging.getLogger("keyrouter_openai")
 _LEVELS: dict[type[Event], int] = {
     AttemptStarted: logging.DEBUG,
     AttemptEnded: logging.DEBUG,
-    UnknownAnswer: logging.WARNING,
     LedgerTrouble: logging.DEBUG,  # the ledger itself has said it
 }
 _FOR_A_PERSON = ("invalid", "exhausted")
