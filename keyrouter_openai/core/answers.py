@@ -41,6 +41,8 @@ _CODE = re.compile(r"[a-z0-9][a-z0-9_.:+-]{0,99}")
 _HTML = re.compile(r"<!doctype html|<(?:html|head|body|center|title)\b", re.IGNORECASE)
 _MARKUP = re.compile(r"<(style|script)\b.*?(?:</\1>|\Z)|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _URL = re.compile(r"https?://\S+")
+# What stands in quotes is the caller's own text: a role, a tool, a model. Whoever sends it must not choose the fault.
+_QUOTED = re.compile(r"""(?<!\w)(["'`])(?!\s).{1,200}?\1(?!\w)""")
 _LIMIT = re.compile(r"\blimit:? ~?(\d[\d,]*(?:\.\d+)?)")
 _REQUESTED = re.compile(r"\brequested:? ~?(\d[\d,]*(?:\.\d+)?)")
 
@@ -91,7 +93,8 @@ def read_answer(status: int, body: str | bytes) -> Answer:
             said.append(_MARKUP.sub(" ", word[: 4 * _MAX_TEXT]))
         else:
             said.append(word)
-    plain = " ".join(_URL.sub(" ", " | ".join(dict.fromkeys(said))).split())[:_MAX_TEXT]
+    heard = " | ".join(_QUOTED.sub(r"\1\1", sentence) for sentence in dict.fromkeys(said))
+    plain = " ".join(_URL.sub(" ", heard).split())[:_MAX_TEXT]
     return Answer(status, tuple(dict.fromkeys([*exact, *codes, *_compared(plain)])), plain, fields)
 
 

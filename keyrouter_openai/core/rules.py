@@ -83,6 +83,12 @@ RULES: tuple[Rule, ...] = (
     _rule(Fault.TOO_LARGE, r"requested_above_limit", on=_LIMITS),
     _rule(Fault.RATE_LIMIT, r"requested_within_limit", on=_LIMITS),
 
+    # --- What OpenAI says of a field of the request: its text quotes the field, which may say anything.
+    _rule(Fault.REQUEST, r"""
+        invalid_(?:value|type) string_\S+ array_\S+ integer_\S+ decimal_\S+ object_\S+ unknown_parameter
+        missing_required_parameter unsupported_parameter
+    """, on=(400, 422)),
+
     # --- Requests that no key can send. Refused content must not be repeated: it endangers every account.
     _rule(Fault.REQUEST, r"""
         context_length\S* (?:string|array)_above_max\S* (?:request|payload)_too_large
@@ -103,6 +109,8 @@ RULES: tuple[Rule, ...] = (
         敏感
         违规
     """, on=_CALLER),
+
+    _rule(Fault.MODEL_MISSING, r"model_not_found deployment_?not_?found", on=(400, 403, 404)),
 
     # --- Quotas of a minute or a day, though the texts speak of plans and billing (Gemini, OpenRouter, Cerebras).
     _rule(Fault.RATE_LIMIT, r"""

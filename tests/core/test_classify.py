@@ -149,3 +149,20 @@ def test_a_secret_that_an_answer_quotes_is_not_repeated(status: int, secret: str
 )
 def test_hostile_bodies_are_read_all_the_same(body: str) -> None:
     assert judged(500, body).fault is Fault.SERVER_ERROR
+
+
+@pytest.mark.parametrize("words", ["out of credits", "billing limit", "the account 42 is suspended", "rate limit"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "Invalid value: '{}'. Supported values are: 'system'.", "code": "invalid_value", "param": "role"},
+        {"message": "The model `{}` does not exist or you do not have access to it.", "code": "model_not_found"},
+        {"message": "Invalid schema for response_format 'x': In context=('properties', '{}'), 'type' is missing."},
+    ],
+)
+def test_what_the_caller_wrote_does_not_choose_the_fault(words: str, error: dict[str, str]) -> None:
+    """Else any user of a service could have all its accounts put aside."""
+    answer = {**error, "type": "invalid_request_error", "message": error["message"].format(words)}
+    status = 404 if error.get("code") == "model_not_found" else 400
+    fault = judged(status, json.dumps({"error": answer})).fault
+    assert fault == (Fault.MODEL_MISSING if status == 404 else Fault.REQUEST)
