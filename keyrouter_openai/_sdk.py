@@ -243,6 +243,18 @@ def _content_of(response: Any) -> bytes:
         return b""
 
 
+def forbids_retry(error: BaseException) -> bool:
+    """Whether the answer says that the request must not be sent again as it is, in the SDK's own header."""
+    return isinstance(error, openai.APIStatusError) and error.response.headers.get("x-should-retry") == "false"
+
+
+def refuses_stream_options(error: BaseException) -> bool:
+    """Whether a server does not know the field by which the usage of a stream is asked for."""
+    return (
+        isinstance(error, openai.APIStatusError) and error.status_code in (400, 422) and "stream_options" in str(error)
+    )
+
+
 def sdk_would_retry(client: Client, error: BaseException) -> bool:
     """Whether the SDK itself would try again after this error."""
     if isinstance(error, openai.APIStatusError):

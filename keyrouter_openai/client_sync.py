@@ -99,7 +99,6 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         if not self.router.sdk_credential:
             # Those of the environment belong to OPENAI_API_KEY; each key of a pool has its own.
             self.organization, self.project = organization, project
-        if not self.router.is_callers_own:
             _sdk.check_pool_client(self)
 
     def copy(

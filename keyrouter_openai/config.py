@@ -62,7 +62,7 @@ def build_router(
     if sdk_credential:
         return _sdk_router(recorder)
     wanted = pool or os.environ.get("KEYROUTER_POOL")
-    registered = _registered(wanted, _registry_path(ledger, path))
+    registered = _registered(wanted, _registry_path(ledger, path), path)
     if registered:
         return Router(
             registered,
@@ -70,7 +70,7 @@ def build_router(
             ledger=recorder,
             vault=_vault_if_needed(registered),
         )
-    if os.environ.get("OPENAI_API_KEYS"):
+    if os.environ.get("OPENAI_API_KEYS", "").strip():
         return Router(listed_keys(), ledger=recorder)
     return _sdk_router(recorder)
 
@@ -94,9 +94,13 @@ def _registry_path(ledger: LedgerArgument, default: Path) -> Path:
     return Path(ledger) if isinstance(ledger, str | Path) else default
 
 
-def _registered(wanted: str | None, path: Path) -> list[Key]:
+def _registered(wanted: str | None, path: Path, default: Path) -> list[Key]:
+    """The keys of a pool, from the ledger's own registry or else the usual one."""
     registry = Registry(path)
     keys = registry.keys(wanted or DEFAULT_POOL)
+    if not keys and path != default:
+        registry = Registry(default)
+        keys = registry.keys(wanted or DEFAULT_POOL)
     if not keys and wanted is not None:
         known = ", ".join(registry.pools()) or "none"
         raise ConfigError(

@@ -61,6 +61,8 @@ class DropIn:
 
     def _new_call(self, options: _sdk.Options, *, stream: bool) -> Call:
         wishes = current_routing().over(self._wishes)
+        if wishes.key is not None or wishes.account is not None:
+            self.router.check_wishes(wishes.key, wishes.account)
         request = describe(options, wishes, id=os.urandom(8).hex(), stream=stream)
         return Call(cast("_sdk.Client", self), self.router, options, request, wishes)
 
@@ -86,5 +88,13 @@ class DropIn:
 
 
 def hide(keys: Sequence[Key | str] | None) -> list[Key | SecretStr] | None:
-    """The `keys` argument with its bare secrets covered: what may fail from here on keeps its local variables."""
+    """The `keys` argument with its bare secrets covered: what may fail from here on keeps its local variables.
+
+    Raises:
+        ConfigError: it is no list of `Key`s and secrets.
+    """
+    given: Any = keys or ()
+    if isinstance(given, str | bytes | Mapping) or not all(isinstance(key, Key | str) for key in given):
+        del keys, given
+        raise ConfigError("keys= takes a list of Key(...) and secrets, such as keys=['sk-...']")
     return None if keys is None else [SecretStr(key) if isinstance(key, str) else key for key in keys]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 from urllib.parse import urlsplit
 
 import pydantic
@@ -24,7 +24,7 @@ def check_name(name: str, what: str) -> str:
         raise ValueError(f"the {what} name looks like a secret: choose a name, and give the secret when asked for it")
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{what} {name!r} is not a usable name: use 1 to 64 letters, digits, dots, dashes, underscores or @"
+            f"{name!r} is not a usable name for a {what}: use 1 to 64 letters, digits, dots, dashes, underscores or @"
         )
     return name
 
@@ -62,6 +62,12 @@ def check_base_url(url: str) -> str:
             f"base_url {url!r} would send the key over the network unencrypted: use https "
             "(http is taken for localhost alone)"
         )
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"base_url {url!r} has a port that does not exist: use one up to 65535") from None
+    if parts.query or parts.fragment:
+        raise ValueError(f"base_url {url!r} has a query or a fragment: give the address alone, as https://host/v1")
     if parts.username or parts.password:
         raise ValueError("base_url must not hold a user or password: put the credential into the key's secret")
     return url.rstrip("/")
@@ -158,6 +164,23 @@ class Key(BaseModel):
     @classmethod
     def _base_url(cls, value: str | None) -> str | None:
         return None if value is None else check_base_url(value)
+
+    @pydantic.field_validator("organization", "project", "account")
+    @classmethod
+    def _label(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if value is not None and (not value.isprintable() or not value.strip() or value.startswith("key:")):
+            raise ValueError(f"{info.field_name} {value!r} is not usable: give it as the provider shows it")
+        if value is not None and info.field_name != "account" and not value.isascii():
+            raise ValueError(f"{info.field_name} {value!r} cannot be sent in an HTTP header: give the id, not the name")
+        return value
+
+    @pydantic.field_validator("models", mode="before")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        patterns = cast("list[object]", value) if isinstance(value, list | tuple) else None
+        if isinstance(value, str) or (patterns is not None and (not patterns or "" in patterns)):
+            raise ValueError("models takes a list of patterns, such as ['gpt-4o*']; leave it out for all models")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _has_somewhere_to_go(self) -> Self:

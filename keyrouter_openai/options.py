@@ -71,7 +71,14 @@ def choices(options: Options) -> int:
 
 
 def prepare(
-    client: Client, options: Options, key: Key, secret: SecretStr | None, *, number: int, idempotency_key: str | None
+    client: Client,
+    options: Options,
+    key: Key,
+    secret: SecretStr | None,
+    *,
+    number: int,
+    idempotency_key: str | None,
+    ask_usage: bool,
 ) -> tuple[Options, bool]:
     """A copy of the options for one attempt with one key, and whether it asks for usage that is to be hidden.
 
@@ -103,7 +110,7 @@ def prepare(
     if secret is not None:
         headers["Authorization"] = Header(f"Bearer {secret.get_secret_value()}")
     attempt.headers = {**headers, **given}
-    return attempt, _shape_body(attempt, key)
+    return attempt, _shape_body(attempt, key, ask_usage=ask_usage)
 
 
 def _base_url(client: Client, key: Key) -> str | None:
@@ -125,7 +132,7 @@ def _check_origin(url: str, base: str, key: Key) -> None:
         )
 
 
-def _shape_body(attempt: Options, key: Key) -> bool:
+def _shape_body(attempt: Options, key: Key, *, ask_usage: bool) -> bool:
     """Rename the model where the key's provider calls it otherwise, and ask for the usage of streams."""
     if not isinstance(attempt.json_data, Mapping):
         return False
@@ -133,7 +140,7 @@ def _shape_body(attempt: Options, key: Key) -> bool:
     mapped = key.model_map.get(cast("str", body.get("model")))
     if mapped is not None:
         attempt.json_data = body = {**body, "model": mapped}
-    if body.get("stream") is not True or not PROVIDERS[key.provider].stream_usage:
+    if not ask_usage or body.get("stream") is not True or not PROVIDERS[key.provider].stream_usage:
         return False
     if not urlsplit(attempt.url).path.endswith(_USAGE_PATHS) or "stream_options" in (attempt.extra_json or {}):
         return False

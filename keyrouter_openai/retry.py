@@ -38,6 +38,9 @@ DEFAULT_MAX_WAIT = 60.0
 """Seconds that one call may wait for capacity in all, unless the caller says otherwise."""
 
 
+_FREE = (Fault.KEY_REFUSED, Fault.RATE_LIMIT, Fault.EXHAUSTED, Fault.ACCOUNT_CLOSED, Fault.TOO_LARGE)
+
+
 class Call:
     """One call of the user: its history, its limits, and the attempt that is out.
 
@@ -70,7 +73,7 @@ class Call:
         self._secrets: list[SecretStr] = []
         self._sent = 0
         self._free = 0
-        """Attempts with keys that are dead: they count for nothing, or a pool of dead keys would hide a good one."""
+        """Attempts that count for nothing: each has put a key or an account aside, which ends by itself."""
         self._error: BaseException | None = None
         self._failure: Failure | None = None
         self._outer = sys.exception()
@@ -137,6 +140,7 @@ class Call:
             secret,
             number=lease.number,
             idempotency_key=self._idempotency_key,
+            ask_usage=lease.state.host.takes_stream_options,
         )
         if secret is not None:
             self._secrets.append(secret)
@@ -167,8 +171,12 @@ class Call:
             self.router.release(lease)
             return False
         exchange.fail(failure)
+        if exchange.asked_usage and _sdk.refuses_stream_options(error):
+            self.router.stop_asking_usage(lease)
+            self._free += 1
+            return True
         self._error, self._failure = error, failure
-        self._free += failure.fault is Fault.KEY_REFUSED
+        self._free += failure.fault in _FREE
         self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, failure.fault)
         return self._is_worth_another(error, failure.fault)
 
@@ -197,6 +205,8 @@ class Call:
     def _is_worth_another(self, error: BaseException, fault: Fault) -> bool:
         single = self.router.is_single
         worth = _sdk.sdk_would_retry(self._client, error) if single else may_try_again(fault)
+        if POLICIES[fault].verdict is Verdict.RETRY and _sdk.forbids_retry(error):
+            return False
         return worth and (self._replay is None or self._replay.rewind())
 
     def _patience(self) -> float:

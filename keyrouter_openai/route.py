@@ -7,7 +7,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, cast
 
 from .core.model import Fault, Usage
 from .core.verdict import POLICIES
@@ -25,10 +26,16 @@ class Routing:
     max_attempts: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_wait is not None and not 0 <= self.max_wait < float("inf"):
-            raise ConfigError(f"max_wait={self.max_wait!r}: give seconds, 0 (never wait) or more")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ConfigError(f"max_attempts={self.max_attempts!r}: give 1 or more")
+        # What users pass is checked here, whatever the annotations say.
+        wait = cast("object", self.max_wait)
+        if wait is not None and not (isinstance(wait, int | float) and 0 <= wait < inf):
+            raise ConfigError(f"max_wait={wait!r}: give seconds, 0 (never wait) or more")
+        attempts = cast("object", self.max_attempts)
+        if attempts is not None and not (isinstance(attempts, int) and attempts >= 1):
+            raise ConfigError(f"max_attempts={attempts!r}: give a number of 1 or more")
+        tags = cast("object", self.tags)
+        if tags is not None and not isinstance(tags, Mapping):
+            raise ConfigError(f"tags={tags!r}: give a mapping, such as {{'tenant': 't1'}}")
 
     def over(self, base: Routing) -> Routing:
         """These wishes where they are given, and else those of `base`; tags are merged."""

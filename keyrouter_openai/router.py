@@ -97,6 +97,11 @@ class Router:
             raise ConfigError(f"pool {self.pool!r} has no keys: add one with `keyrouter-openai keys add NAME`")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"pool {self.pool!r} has two keys named {twice[0]!r}: give each its own name")
+        seen: dict[object, str] = {}
+        for key in keys:
+            credential = (key.secret, key.provider, key.base_url)
+            if key.secret is not None and (other := seen.setdefault(credential, key.name)) != key.name:
+                raise ConfigError(f"keys {other!r} and {key.name!r} have the same secret: leave one of them out")
         with self._lock:
             self._pool.keys = {key.name: self._state_of(key) for key in keys}
             self._keys = {key.name: key for key in keys}
@@ -131,11 +136,6 @@ class Router:
     def is_single(self) -> bool:
         """Whether there is but one key: then nothing can be chosen, and it behaves as the SDK does."""
         return len(self._keys) == 1
-
-    @property
-    def is_callers_own(self) -> bool:
-        """Whether the only credential was given in code, and goes where the caller says, as in the SDK."""
-        return self.sdk_credential or (self.is_single and self.keys[0].secret is not None)
 
     def on_event(self, callback: EventSink) -> None:
         """Call `callback` with every event from now on. What it raises is logged and harms nothing."""
@@ -230,6 +230,10 @@ class Router:
     def unreadable(self, lease: Lease) -> None:
         """Give back a lease whose key's secret could not be read; the key is left alone for a while."""
         self._take_back(lambda: self._learner.learn(lease, Outcome(Fault.VAULT)) if self._give_back(lease) else [])
+
+    def stop_asking_usage(self, lease: Lease) -> None:
+        """This host refuses streams that ask for their usage: ask no more."""
+        lease.state.host.takes_stream_options = False
 
     def release(self, lease: Lease) -> None:
         """Give back a lease of which nothing was sent, with its place among those that wait."""
@@ -328,6 +332,14 @@ class Router:
         members = tuple(s.name for s in self._pool.keys.values() if s.account is account)
         parked = {f: self.clock.time() + t - now for f, t in parked_families(account.paces, now).items()}
         return AccountStatus(account.name, members, state, self._known_wall(until, now), parked)
+
+    def check_wishes(self, key: str | None, account: str | None) -> None:
+        """Raise ConfigError if the pool has no such key or account: waiting would not bring it."""
+        if key is not None and key not in self._keys:
+            raise ConfigError(f"pool {self.pool!r} has no key {key!r}: it has {', '.join(self._keys)}")
+        accounts = {state.account.name for state in self._pool.keys.values()}
+        if account is not None and account not in accounts:
+            raise ConfigError(f"pool {self.pool!r} has no account {account!r}: it has {', '.join(sorted(accounts))}")
 
     def accounts_for(self, request: RouteRequest) -> int:
         """How many accounts might serve this call at some time."""

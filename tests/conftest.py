@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

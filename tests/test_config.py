@@ -52,6 +52,13 @@ BAD: list[tuple[str, Callable[[Path], dict[str, Any]], tuple[str, ...]]] = [
     ("a ledger path that is a folder", lambda p: {"keys": KEY, "ledger": folder(p / "d")}, ("folder",)),
     ("a newer schema", lambda p: {"keys": KEY, "ledger": newer(p / "n.db")}, ("newer", "999")),
     ("a ledger that is no database", lambda p: {"keys": KEY, "ledger": no_database(p / "x.db")}, ("x.db",)),
+    ("a string in place of a list", lambda _: {"keys": "sk-abc"}, ("keys=", "list")),
+    ("a mapping in place of a list", lambda _: {"keys": {"a": "sk-abc"}}, ("keys=", "list")),
+    ("no key in the list", lambda _: {"keys": [None]}, ("keys=", "list")),
+    ("one secret twice", lambda _: {"keys": ["sk-same", "sk-same"]}, ("key-1", "key-2", "same secret")),
+    ("one key without https", lambda _: {"keys": ["sk-a"], "base_url": "http://api.example.com/v1"}, ("https",)),
+    ("a max_wait in words", lambda _: {"keys": KEY, "max_wait": "5"}, ("max_wait",)),
+    ("half an attempt", lambda _: {"keys": KEY, "max_attempts": 1.5}, ("max_attempts",)),
     ("negative max_wait", lambda _: {"keys": KEY, "max_wait": -1}, ("max_wait", "0")),
     ("no attempts", lambda _: {"keys": KEY, "max_attempts": 0}, ("max_attempts", "1")),
 ]
@@ -88,6 +95,13 @@ def test_bad_arguments(
         ({"name": "../a"}, ("'../a'", "letters")),
         ({"name": "sk-proj-abcdefghijklmnop1234"}, ("***", "looks like a secret")),
         ({"name": "a", "weight": 0}, ("'a'", "weight")),
+        ({"name": "a", "organization": "a\nb"}, ("'a'", "organization")),
+        ({"name": "a", "project": "Zoë"}, ("'a'", "project", "header")),
+        ({"name": "a", "account": "key:b"}, ("'a'", "account")),
+        ({"name": "a", "models": "gpt-*"}, ("'a'", "models", "list")),
+        ({"name": "a", "models": []}, ("'a'", "models")),
+        ({"name": "a", "base_url": "https://a.b:99999/v1"}, ("'a'", "port")),
+        ({"name": "a", "base_url": "https://a.b/v1?x=1"}, ("'a'", "query")),
         ({"name": "a", "weigth": 1}, ("'a'", "weigth")),
     ],
 )
@@ -105,6 +119,17 @@ def test_a_malformed_list_of_keys(monkeypatch: pytest.MonkeyPatch, listed: str) 
     with pytest.raises(ConfigError, match="OPENAI_API_KEYS") as caught:
         RoutedOpenAI()
     assert "sk-a" not in str(caught.value)
+
+
+def test_a_blank_list_of_keys_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEYS", " \n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one")
+    assert names(RoutedOpenAI()) == ["api_key"]
+
+
+def test_a_pool_is_found_in_its_usual_place_when_the_ledger_is_elsewhere(tmp_path: Path) -> None:
+    Registry(tmp_path / "usage.db").add("default", Key(name="registered"))
+    assert names(RoutedOpenAI(ledger=tmp_path / "mine.db")) == ["registered"]
 
 
 def test_routing_wishes_are_checked() -> None:

@@ -258,9 +258,11 @@ async def test_wishes(sim: ProviderSimulator) -> None:
         sim.fail("rate_limit", key="B/key-1", wait=30)
         with pytest.raises(openai.RateLimitError), routing(key="B1", max_wait=0):
             await ask(client)
-        with pytest.raises(keyrouter_openai.NoKeyAvailable) as caught, routing(key="nobody"):
+        with pytest.raises(keyrouter_openai.NoKeyAvailable) as caught, routing(key="B1", max_wait=0):
             await ask(client)
         assert caught.value.reasons["A1"] == "not the key asked for"
+        with pytest.raises(ConfigError, match="no key 'nobody': it has A1"), routing(key="nobody"):
+            await ask(client)
         with routing(tags={"tenant": "t1"}), routing(tags={"feature": "f"}):
             await ask(client.with_routing(tags={"who": "w"}))
         assert client.ledger.attempts()[0]["tags"] == {"tenant": "t1", "feature": "f", "who": "w"}

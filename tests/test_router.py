@@ -169,6 +169,35 @@ async def test_dead_keys_do_not_use_up_the_attempts(tmp_path: Path) -> None:
         pool.ledger.close()
 
 
+async def test_keys_and_accounts_that_are_put_aside_do_not_use_up_the_attempts(tmp_path: Path) -> None:
+    """What one plain key with the SDK's retries would get answered, a pool must not lose."""
+    clock = TurnedClock()
+    with ProviderSimulator([SimAccount("A", keys=4), SimAccount("B")], clock=clock) as sim:
+        pool = make_pool(sim, tmp_path / "ledger.db", clock, declared=False)
+        sim.fail("rate_limit", account="A", wait=300)
+        sim.fail("server_error", account="B", times=1)
+        assert (await call(pool, sync=False, stream=False)).text == ECHO
+        pool.ledger.close()
+
+
+@pytest.mark.parametrize("only", ["A1", None])
+async def test_a_server_that_refuses_to_tell_a_streams_usage_is_asked_no_more(pool: Pool, only: str | None) -> None:
+    refusal = {"error": {"message": "Unrecognized request argument supplied: stream_options", "param": None}}
+    pool.sim.fail(respond(400, {}, json.dumps(refusal)), times=1)
+    if only:
+        pool.router.reload([key for key in pool.router.keys if key.name == only])
+    assert (await call(pool, sync=False, stream=True)).text == ECHO
+    assert (await call(pool, sync=False, stream=True)).text == ECHO
+    bodies = [json.loads(c.body) for c in pool.sim.calls]
+    assert ["stream_options" in body for body in bodies] == [True, False, False]
+
+
+async def test_an_answer_that_forbids_another_attempt_is_obeyed(pool: Pool) -> None:
+    pool.sim.fail(respond(500, {"x-should-retry": "false"}, b"{}"))
+    assert isinstance((await call(pool, sync=False, stream=False)).error, openai.InternalServerError)
+    assert len(pool.sim.calls) == 1
+
+
 async def test_a_size_that_only_pictures_explain_closes_no_account(pool: Pool) -> None:
     pool.sim.fail("request_too_large", account="A", times=1)
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

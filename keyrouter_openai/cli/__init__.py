@@ -53,6 +53,10 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
             except KeyRouterError as error:
                 raise _WrongInput(str(error)) from None
+        except BrokenPipeError:
+            raise  # click's own way: whoever reads has had enough
+        except OSError as error:
+            raise click.ClickException(f"cannot read or write: {error.strerror or error}") from None
         except (KeyboardInterrupt, click.Abort):
             click.echo("\nInterrupted.", err=True)
             raise click.exceptions.Exit(130) from None

@@ -57,6 +57,8 @@ class HostState:
     name: str
     paused_until: dict[str, float] = field(default_factory=dict[str, float])
     strikes: dict[str, int] = field(default_factory=dict[str, int])
+    takes_stream_options: bool = True
+    """It has not refused a stream for the usage that the router asked for."""
     refused_until: float = -inf
     """Until when it is remembered that this provider does not serve our network address."""
 

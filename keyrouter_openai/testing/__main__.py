@@ -11,7 +11,13 @@ from .simulator import ProviderSimulator
 
 
 @click.command(epilog="Example: python -m keyrouter_openai.testing --accounts 3 --keys 2 --rpm 60 --tpm 10000")
-@click.option("--port", default=8080, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port on 127.0.0.1; 0 picks a free one.",
+)
 @click.option("--accounts", default=1, show_default=True, help="How many accounts.")
 @click.option("--keys", default=1, show_default=True, help="Keys for each account.")
 @click.option("--rpm", type=int, help="Requests per minute for each account and model. Default: no limit.")

@@ -75,7 +75,7 @@ def test_the_pool_may_come_from_the_environment(cli: Cli, monkeypatch: pytest.Mo
 
 
 def test_what_is_not_printable_cannot_drive_the_terminal(cli: Cli) -> None:
-    cli.add("work", "--account", "\x1b[2Jacme")
+    cli.add("work", "--tag", "\x1b[2Jacme")
     assert "?[2Jacme" in cli.run("keys", "list").stdout
 
 
@@ -150,8 +150,8 @@ class TestAtATerminal:
 @pytest.mark.parametrize(
     ("arguments", "secret", "says"),
     [
-        (["bad name"], SECRET, "key 'bad name' is not a usable name"),
-        (["work", "--pool", "../x"], SECRET, "pool '../x' is not a usable name"),
+        (["bad name"], SECRET, "'bad name' is not a usable name for a key"),
+        (["work", "--pool", "../x"], SECRET, "'../x' is not a usable name for a pool"),
         (["work", "--provider", "acme"], SECRET, "key 'work': unknown provider 'acme': use one of anthropic, azure"),
         (["work", "--base-url", "http://example.com"], SECRET, "key 'work': base_url 'http://example.com' would send"),
         (
