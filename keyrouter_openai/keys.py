@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import pydantic
@@ -177,8 +177,9 @@ class Key(BaseModel):
     @pydantic.field_validator("models", mode="before")
     @classmethod
     def _patterns(cls, value: Any) -> Any:
-        patterns = cast("list[object]", value) if isinstance(value, list | tuple) else None
-        if isinstance(value, str) or (patterns is not None and (not patterns or "" in patterns)):
+        given: object = value
+        listed = isinstance(given, list | tuple)
+        if isinstance(given, str) or (listed and (not given or "" in given)):
             raise ValueError("models takes a list of patterns, such as ['gpt-4o*']; leave it out for all models")
         return value
 
