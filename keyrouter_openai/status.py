@@ -71,7 +71,7 @@ def key_state(key: KeyState, now: float) -> tuple[str, str, float]:
         return "invalid", "rejected by the provider", key.health.probation.due
     state, until = account_state(key.account, now)
     if key.account.probation is not None:
-        return state, f"account {key.account.cause}", until
+        return state, f"account {key.account.why}", until
     if key.vault_until > now:
         return "invalid", "its secret cannot be read", key.vault_until
     if key.health.suspect:

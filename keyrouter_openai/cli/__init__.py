@@ -11,7 +11,9 @@ output    tables and JSON
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -79,3 +81,6 @@ def main() -> None:
     The keys' names and the record of attempts are in the file KEYROUTER_DB, by default in the user data folder.
     Secrets are in the vault KEYROUTER_VAULT (keyring, file, file:PATH or env), by default the OS keyring.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark

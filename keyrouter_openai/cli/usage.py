@@ -55,5 +55,7 @@ def usage(by: str, since: float | None, until: float | None, as_json: bool) -> N
     """
     path = default_path()
     rows = Ledger(path).summary(by, since=since, until=until)
+    if not as_json:
+        rows = [{**row, by: "(none)" if row[by] is None else row[by]} for row in rows]
     formats = {"cost_usd": "{:,.4f}".format}
     print_rows(rows, as_json=as_json, if_empty=f"No such attempts are on record in {path}.", formats=formats)

@@ -69,10 +69,20 @@ def _fault(provider: str, answer: Answer) -> tuple[Fault, str, bool]:
 
 # Words of usual length joined by separators, free of digits: no credential, id or quoted text looks like that.
 _PRESENTABLE = re.compile(r"(?!(?:.*[_.-])?(?:sk|gsk|csk|fw|xai)[-_.]|key[-_.])[a-z]{1,19}(?:[_.-][a-z]{1,19})*")
-_VAGUE = frozenset(("error", "invalid_request_error", "unknown_error", "response.failed"))
+_VAGUE = frozenset(
+    """
+    error invalid_request_error unknown_error response.failed
+    html_page limit_is_zero requested_above_limit requested_within_limit
+    """.split()
+)
+"""Codes to be shown only where there is no better one: too general, or the reader's own words."""
 
 
 def _detail(code: str, answer: Answer) -> str:
     """The most telling code of an answer; empty where it has none that is fit to be shown."""
-    telling = [code, *(other for other in answer.codes if other not in _VAGUE), *answer.codes]
+    telling = [
+        *([] if code in _VAGUE else [code]),
+        *(other for other in answer.codes if other not in _VAGUE),
+        *answer.codes,
+    ]
     return next((code for code in telling if len(code) <= 60 and _PRESENTABLE.fullmatch(code)), "")

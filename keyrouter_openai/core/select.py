@@ -141,7 +141,7 @@ def _obstacle(
         return "rejected by the provider", key.health.probation.due
     account = key.account
     if account.probation is not None and now < account.probation.due:
-        return f"account {account.cause}", account.probation.due
+        return f"account {account.why}", account.probation.due
     if key.vault_until > now:
         return "its secret cannot be read", key.vault_until
     if (known := account.too_large.get(family)) is not None and now < known.until and request.size() >= known.size:

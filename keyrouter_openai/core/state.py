@@ -36,6 +36,11 @@ class AccountState:
     too_large: dict[str, TooLarge] = field(default_factory=dict[str, TooLarge])
     """By model family: the smallest request that is known to exceed the whole limit."""
 
+    @property
+    def why(self) -> str:
+        """Why it is on probation, in words."""
+        return "closed by the provider" if self.cause is Fault.ACCOUNT_CLOSED else "out of credit or quota"
+
     def pace(self, family: str) -> Pace:
         """Its pace for a model family."""
         return self.paces.get(family, FREE)
