@@ -70,10 +70,16 @@ def _fault(provider: str, answer: Answer) -> tuple[Fault, str, bool]:
 # Words of usual length joined by separators, free of digits: no credential, id or quoted text looks like that.
 _PRESENTABLE = re.compile(r"(?!(?:.*[_.-])?(?:sk|gsk|csk|fw|xai)[-_.]|key[-_.])[a-z]{1,19}(?:[_.-][a-z]{1,19})*")
 _VAGUE = frozenset(
-    """
-    error invalid_request_error unknown_error response.failed
-    html_page limit_is_zero requested_above_limit requested_within_limit
-    """.split()
+    [
+        "error",
+        "invalid_request_error",
+        "unknown_error",
+        "response.failed",
+        "html_page",
+        "limit_is_zero",
+        "requested_above_limit",
+        "requested_within_limit",
+    ]
 )
 """Codes to be shown only where there is no better one: too general, or the reader's own words."""
 
