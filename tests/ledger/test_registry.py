@@ -69,7 +69,7 @@ def test_a_name_that_is_taken_is_refused_and_the_key_kept(registry: Registry) ->
 
 
 def test_a_pool_name_must_be_usable(registry: Registry) -> None:
-    with pytest.raises(ConfigError, match="pool 'a/b' is not a usable name"):
+    with pytest.raises(ConfigError, match="'a/b' is not a usable name for a pool"):
         registry.add("a/b", Key(name="a"))
     assert not registry.path.exists()
 
