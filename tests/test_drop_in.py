@@ -54,7 +54,7 @@ def test_the_names_that_are_public() -> None:
     assert issubclass(RoutedOpenAI, AsyncOpenAI)
     assert issubclass(SyncRoutedOpenAI, OpenAI)
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = keyrouter_openai.nonsense  # pyright: ignore
+        getattr(keyrouter_openai, "nonsense")  # noqa: B009  a checker would refuse the attribute
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(RoutedOpenAI, AsyncOpenAI), (SyncRoutedOpenAI, OpenAI)])
@@ -192,7 +192,7 @@ async def test_the_idempotency_key_is_one_for_all_attempts() -> None:
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     client = RoutedOpenAI(keys=["sk-a", "sk-b"], http_client=http)
     # The SDK makes the key for every host, and sends it where the class says under which name.
-    client._idempotency_header = "Idempotency-Key"  # pyright: ignore[reportPrivateUsage]
+    client._idempotency_header = "Idempotency-Key"  # pyright: ignore[reportPrivateUsage]  it has no public name
     async with client:
         await ask(client)
     assert len(seen) == 2
@@ -388,17 +388,3 @@ async def test_secrets_come_from_the_vault(sim: ProviderSimulator, tmp_path: Pat
         assert client.router.status().key("lost").state == "invalid"
         with pytest.raises(keyrouter_openai.VaultError, match="keys add lost"), routing(key="lost"):
             await ask(RoutedOpenAI(router=Router(keys, vault=vault)))
-
-
-async def test_a_callback_that_raises_harms_nothing(sim: ProviderSimulator, caplog: pytest.LogCaptureFixture) -> None:
-    async with routed(sim) as client:
-        seen: list[str] = []
-
-        def bad(event: object) -> None:
-            raise RuntimeError("a bug of the caller's")
-
-        client.router.on_event(bad)
-        client.router.on_event(lambda event: seen.append(type(event).__name__))
-        assert (await ask(client)).choices[0].message.content == ECHO
-        assert seen == ["AttemptStarted", "AccountLearned", "AttemptEnded"]
-        assert "a bug of the caller's" in caplog.text

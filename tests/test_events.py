@@ -13,7 +13,7 @@ from keyrouter_openai import Key, Ledger, RoutedOpenAI
 from keyrouter_openai.events import Event, LedgerTrouble
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
-from .support import MESSAGES, TurnedClock, call, make_pool
+from .support import ECHO, MESSAGES, TurnedClock, call, make_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -70,3 +70,21 @@ async def test_a_ledger_that_cannot_be_written_fails_no_call_and_is_told_once(tm
     assert ["no folder" in told[0].problem, told[1].problem] == [True, ""]
     assert told[0].path == str(obstacle / "usage.db")
     ledger.close()
+
+
+async def test_a_callback_that_raises_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with ProviderSimulator([SimAccount("A"), SimAccount("B")]) as sim:
+        client = RoutedOpenAI(keys=list(sim.keys.values()), base_url=sim.url)
+        seen: list[str] = []
+
+        def bad(event: object) -> None:
+            raise RuntimeError("a bug of the caller's")
+
+        client.router.on_event(bad)
+        client.router.on_event(lambda event: seen.append(type(event).__name__))
+        assert (await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)).choices[
+            0
+        ].message.content == ECHO
+        assert seen == ["AttemptStarted", "AccountLearned", "AttemptEnded"]
+        assert "a bug of the caller's" in caplog.text
+        await client.close()

@@ -7,10 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai import (
-    AsyncOpenAI,
-    OpenAI,  # pyright: ignore[reportPrivateUsage]
-)
+from openai import AsyncOpenAI, OpenAI
 from openai._models import FinalRequestOptions
 
 from keyrouter_openai import _sdk

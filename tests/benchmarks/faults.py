@@ -174,8 +174,7 @@ async def round_robin(row: Row, sim: ProviderSimulator) -> AsyncGenerator[Ask]:
 async def routed(row: Row, sim: ProviderSimulator) -> AsyncGenerator[Ask]:
     urls = addresses(row, sim)
     keys = [
-        Key(name=label.replace("/", "-"), secret=secret, base_url=urls[label])  # pyright: ignore[reportArgumentType]
-        for label, secret in sim.keys.items()
+        Key(name=label.replace("/", "-"), secret=secret, base_url=urls[label]) for label, secret in sim.keys.items()
     ]
     async with RoutedOpenAI(keys=keys, ledger=None, timeout=TIMEOUT) as client:
         yield lambda prompt, stream: ask(client, prompt, stream)

@@ -75,7 +75,7 @@ def make_client(kind: str, target: Target, folder: Path) -> AsyncOpenAI:
     if kind == PLAIN:
         return AsyncOpenAI(base_url=target.url, api_key=target.secrets[0])
     keys = [
-        Key(name=f"key-{place}", secret=secret, account=f"account-{place // 2}")  # pyright: ignore[reportArgumentType]
+        Key(name=f"key-{place}", secret=secret, account=f"account-{place // 2}")
         for place, secret in enumerate(target.secrets)
     ]
     return RoutedOpenAI(keys=keys, base_url=target.url, ledger=folder / "usage.db" if kind == RECORDED else None)

@@ -51,7 +51,7 @@ def test_a_secret_that_is_refused_is_not_repeated(kind: str) -> None:
 
 @bad_secrets
 def test_a_bare_secret_that_is_refused_is_not_repeated(kind: str) -> None:
-    assert_clean(seen_in_error(refusal(lambda: Key(name="a", secret=BAD[kind]))))  # pyright: ignore[reportArgumentType]
+    assert_clean(seen_in_error(refusal(lambda: Key(name="a", secret=BAD[kind]))))
     assert_clean(seen_in_error(refusal(lambda: SyncRoutedOpenAI(keys=[BAD[kind]], ledger=None))))
 
 
