@@ -1,16 +1,23 @@
 """One line changed, and each call goes out on a working key of a pool.
 
 The house, from the doors inwards:
-    client, client_sync   the drop-ins for AsyncOpenAI and OpenAI: one request, its attempts (drop_in: shared)
-    retry                 the hooks that tenacity calls between the attempts of one call
-    router, lease         give out leases on keys, and take them back
-    learning              what each outcome teaches of keys, accounts and hosts
-    core/                 decides: choosing, verdicts, health, pace, streams; no I/O, no clock, no SDK
-    _sdk, options         the seams of the SDK; its options, with one key put on a copy
-    exchange, bodies      one attempt on the wire, settled once; its answer, watched as it passes
-    config, keys          where keys come from, and what can be said of one
-    vaults/, ledger/      where secrets rest; what happened, in SQLite
-    cli/, testing/        the command; a provider to test against
+    client, client_sync    the drop-ins for AsyncOpenAI and OpenAI: one request, its attempts (drop_in: shared)
+    retry, hedging         the attempts of one call, one after the other; or a second beside the first
+    router, lease          the lock around all that changes; permission to make one attempt
+    allocate, learning     who gets which key, and when; what each outcome teaches
+    pool                   keys, accounts and hosts, and a lane of those that can serve each model
+    core/                  decides, without I/O, clock or SDK:
+        buckets, quota, charges, limits          what accounts grant, and what headers say of it
+        lanes, select, objectives, affinity      who can serve, who suits best, where a prompt is cached
+        queue, dispatch                          who waits, and who goes next
+        health, breaker, retry_budget            what has failed, and how much may be tried again
+        evidence, kinship                        which keys turn out to share an account
+        classify, verdict, stream, body          what answers mean, and what to do about it
+    _sdk, options, prefix  the seams of the SDK; its options, read, and with one key put on a copy
+    exchange, bodies       one attempt on the wire, settled once; its answer, watched as it passes
+    config, keys, route    where keys come from, what can be said of one, and of the routing of a call
+    vaults/, ledger/       where secrets rest; what happened, in SQLite
+    cli/, testing/         the command; a provider to test against
 Names are imported when first used, so that this package costs next to nothing until then.
 """
 
@@ -20,8 +27,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .client import RoutedOpenAI
     from .client_sync import SyncRoutedOpenAI
+    from .core.objectives import Objective
     from .errors import ConfigError, KeyRouterError, MissingExtra, NoKeyAvailable, VaultError
-    from .keys import Key
+    from .keys import Key, Limits
     from .ledger import Ledger
     from .route import Route, route_of, routing
     from .router import Router
@@ -30,6 +38,8 @@ _HOMES = {
     "RoutedOpenAI": "client",
     "SyncRoutedOpenAI": "client_sync",
     "Key": "keys",
+    "Limits": "keys",
+    "Objective": "core.objectives",
     "Router": "router",
     "Ledger": "ledger",
     "Route": "route",
@@ -47,8 +57,10 @@ __all__ = [
     "Key",
     "KeyRouterError",
     "Ledger",
+    "Limits",
     "MissingExtra",
     "NoKeyAvailable",
+    "Objective",
     "Route",
     "RoutedOpenAI",
     "Router",

@@ -24,6 +24,7 @@ from openai._constants import DEFAULT_MAX_RETRIES as DEFAULT_MAX_RETRIES
 from openai._data_residency import DataResidency as DataResidency
 from openai._models import FinalRequestOptions
 from openai._provider import _Provider
+from openai._response import AsyncAPIResponse
 from openai.auth import WorkloadIdentity, X509WorkloadIdentity
 
 from .bodies import EarlyEnd, connection_error, cover_credential, transport_errors, watch_async, watch_sync
@@ -104,6 +105,13 @@ def max_retries(client: Client, options: Options) -> int:
     return retries
 
 
+def read_timeout(client: Client, options: Options) -> float:
+    """Seconds for which the caller waits for an answer, and so for which a call may wait for capacity."""
+    given = client.timeout if isinstance(options.timeout, NotGiven) else options.timeout
+    seconds = given.read if isinstance(given, openai.Timeout) else given
+    return math.inf if seconds is None else float(seconds)
+
+
 # -- one attempt
 
 
@@ -154,6 +162,14 @@ class AsyncSeams(AsyncOpenAI):
         await self._sleep_for_retry(**arguments)
 
 
+async def close_result(result: object) -> None:
+    """Close an answer that nobody will read; most are read as a whole before they are returned."""
+    if isinstance(result, openai.AsyncStream):
+        await result.close()
+    elif isinstance(result, AsyncAPIResponse):
+        await cast("AsyncAPIResponse[Any]", result).close()
+
+
 class SyncSeams(OpenAI):
     """As `AsyncSeams`, for the sync client."""
 
@@ -185,7 +201,10 @@ class SyncSeams(OpenAI):
 def _is_read(exchange: Exchange, response: Any) -> bool:
     """Note the answer's headers, and say whether its body is already here."""
     exchange.answered(response.status_code, response.headers.raw)
-    return bool(response.is_closed)
+    if response.is_closed:
+        return True
+    exchange.under_way()
+    return False
 
 
 def _check_body(client: Client, exchange: Exchange, response: Any) -> None:

@@ -16,11 +16,15 @@ from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from .clock import Signal
 from .config import UNSET, LedgerArgument, build_router
+from .core.objectives import Objective
+from .core.queue import Turn
 from .drop_in import DropIn, hide
+from .hedging import hedged
 from .keys import Key
 from .retry import Call, async_policy
-from .route import Routing, remember_route
+from .route import HedgeAfter, Routing, remember_route
 from .router import Router
 
 
@@ -39,6 +43,13 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         max_attempts: most attempts of one call. Default: as many as there are accounts that can serve it, at
             least `max_retries + 1`.
         max_wait: seconds that one call may wait for capacity in all; 0 never waits. Default 60.
+        objective: how to rank accounts that can serve: `fairness` (the default: by weight), `reliability`, `latency`,
+            `cost`, `quality`, or an `Objective` of your own. Default: KEYROUTER_OBJECTIVE.
+        tenant_weights: shares of capacity by tenant (the tag `tenant`, or `user=` of a call), for when more is asked
+            for than the pool can serve: above 0, and 1 where a tenant is not named.
+        hedge_after: make a second attempt on another account if the headers of an answer take longer than so many
+            seconds, or than the 95th percentile of its model ("p95"); the first answer wins. For completions,
+            embeddings, moderations, the list of models, and responses with `store=False`. Default: never.
         ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
             a file in the user data folder.
 
@@ -55,6 +66,9 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         router: Router | None = None,
         max_attempts: int | None = None,
         max_wait: float | None = None,
+        objective: str | Objective | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
+        hedge_after: HedgeAfter | None = None,
         ledger: LedgerArgument = UNSET,
         api_key: str | Callable[[], Awaitable[str]] | None = None,
         admin_api_key: str | None = None,
@@ -75,13 +89,15 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         _enforce_credentials: bool = True,
     ) -> None:
         given, keys = hide(keys), None  # an error keeps its local variables
-        self._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait)
+        self._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait, hedge_after=hedge_after)
         self.router = build_router(
             router=router,
             keys=given,
             sdk_credential=api_key is not None or provider is not None or workload_identity is not None,
             pool=pool,
             ledger=ledger,
+            objective=objective,
+            tenant_weights=tenant_weights,
         )
         super().__init__(
             api_key=api_key if self.router.sdk_credential else _sdk.POOL_API_KEY,
@@ -115,6 +131,9 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         router: Router | None = None,
         max_attempts: int | None = None,
         max_wait: float | None = None,
+        objective: str | Objective | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
+        hedge_after: HedgeAfter | None = None,
         ledger: LedgerArgument = UNSET,
         api_key: str | Callable[[], Awaitable[str]] | None = None,
         admin_api_key: str | None = None,
@@ -138,13 +157,15 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
     ) -> Self:
         """A client that shares this one's router and connections, with some options changed, as in the SDK.
 
-        One that is given keys, a pool, a router or another credential routes over those instead.
+        One that is given keys, a pool, a router or another credential routes over those instead. `objective` is that
+        of the copy's own calls, as in `with_routing`.
         """
         routes_anew = self._routing_arguments(
             keys=keys,
             pool=pool,
             router=router,
             ledger=ledger,
+            tenant_weights=tenant_weights,
             other_credential=api_key or workload_identity or (_sdk.is_set(provider) and provider),
         )
         copied = super().copy(
@@ -168,7 +189,8 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
             _extra_kwargs={**routes_anew, **_extra_kwargs},
             **_sdk.if_given(data_residency=data_residency),
         )
-        copied._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait).over(self._wishes)
+        wishes = Routing(max_attempts=max_attempts, max_wait=max_wait, objective=objective, hedge_after=hedge_after)
+        copied._wishes = wishes.over(self._wishes)
         return copied
 
     # The SDK's alias is bound to its own `copy`, which knows nothing of routing.
@@ -206,13 +228,9 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
 
     async def _attempt(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         """One attempt: wait for the lease's start, put its key on the options, send."""
-        router, clock = self.router, self.router.clock
-        while (delay := call.lease.start - clock.monotonic()) > 0:
-            await clock.sleep(delay)
-            call.waited(delay)
-            if router.is_open(call.lease):
-                break
-            call.take_again()
+        router = self.router
+        if call.turn is not None:
+            await self._wait(call, call.turn)
         key = call.lease.key
         secret = None
         if not router.sdk_credential:
@@ -220,9 +238,21 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         options, exchange = call.begin(secret)
         token = _sdk.current_exchange.set(exchange)
         try:
-            return await send(options)
+            if call.hedge_after is None:
+                return await send(options)
+            return await hedged(call, partial(send, options), partial(self._attempt, send=send))
         finally:
             _sdk.current_exchange.reset(token)
+
+    async def _wait(self, call: Call, turn: Turn) -> None:
+        """Wait for a lease: until the time that the turn names, or until woken because something has changed."""
+        clock = self.router.clock
+        signal = Signal()
+        turn.wake = signal.set
+        while not call.look():
+            began = clock.monotonic()
+            await clock.sleep(max(turn.look_at - began, 0.0), signal)
+            call.waited(clock.monotonic() - began)
 
     async def _rest(self, call: Call, seconds: float) -> None:
         """Wait before another attempt: with one key as the SDK does, else as long as the policy says."""

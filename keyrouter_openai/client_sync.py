@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
@@ -11,7 +12,10 @@ from openai import NotGiven, Timeout, not_given
 from . import _sdk
 from ._sdk import httpx2
 from .config import UNSET, LedgerArgument, build_router
+from .core.objectives import Objective
+from .core.queue import Turn
 from .drop_in import DropIn, hide
+from .hedging import refuse_hedging
 from .keys import Key
 from .retry import Call, sync_policy
 from .route import Routing, remember_route
@@ -33,6 +37,10 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         max_attempts: most attempts of one call. Default: as many as there are accounts that can serve it, at
             least `max_retries + 1`.
         max_wait: seconds that one call may wait for capacity in all; 0 never waits. Default 60.
+        objective: how to rank accounts that can serve: `fairness` (the default: by weight), `reliability`, `latency`,
+            `cost`, `quality`, or an `Objective` of your own. Default: KEYROUTER_OBJECTIVE.
+        tenant_weights: shares of capacity by tenant (the tag `tenant`, or `user=` of a call), for when more is asked
+            for than the pool can serve: above 0, and 1 where a tenant is not named.
         ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
             a file in the user data folder.
 
@@ -49,6 +57,8 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         router: Router | None = None,
         max_attempts: int | None = None,
         max_wait: float | None = None,
+        objective: str | Objective | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
         ledger: LedgerArgument = UNSET,
         api_key: str | Callable[[], str] | None = None,
         admin_api_key: str | None = None,
@@ -76,6 +86,8 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             sdk_credential=api_key is not None or provider is not None or workload_identity is not None,
             pool=pool,
             ledger=ledger,
+            objective=objective,
+            tenant_weights=tenant_weights,
         )
         super().__init__(
             api_key=api_key if self.router.sdk_credential else _sdk.POOL_API_KEY,
@@ -109,6 +121,8 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         router: Router | None = None,
         max_attempts: int | None = None,
         max_wait: float | None = None,
+        objective: str | Objective | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
         ledger: LedgerArgument = UNSET,
         api_key: str | Callable[[], str] | None = None,
         admin_api_key: str | None = None,
@@ -132,13 +146,15 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
     ) -> Self:
         """A client that shares this one's router and connections, with some options changed, as in the SDK.
 
-        One that is given keys, a pool, a router or another credential routes over those instead.
+        One that is given keys, a pool, a router or another credential routes over those instead. `objective` is that
+        of the copy's own calls, as in `with_routing`.
         """
         routes_anew = self._routing_arguments(
             keys=keys,
             pool=pool,
             router=router,
             ledger=ledger,
+            tenant_weights=tenant_weights,
             other_credential=api_key or workload_identity or (_sdk.is_set(provider) and provider),
         )
         copied = super().copy(
@@ -162,7 +178,8 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             _extra_kwargs={**routes_anew, **_extra_kwargs},
             **_sdk.if_given(data_residency=data_residency),
         )
-        copied._wishes = Routing(max_attempts=max_attempts, max_wait=max_wait).over(self._wishes)
+        wishes = Routing(max_attempts=max_attempts, max_wait=max_wait, objective=objective)
+        copied._wishes = wishes.over(self._wishes)
         return copied
 
     # The SDK's alias is bound to its own `copy`, which knows nothing of routing.
@@ -174,6 +191,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         send = partial(super().request, cast_to, stream=stream, stream_cls=stream_cls)
         call = self._new_call(options, stream=stream)
+        refuse_hedging(call)
         try:
             result = self._attempts(call, partial(self._attempt, call, send))
         except BaseException as error:
@@ -198,13 +216,9 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
 
     def _attempt(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
         """One attempt: wait for the lease's start, put its key on the options, send."""
-        router, clock = self.router, self.router.clock
-        while (delay := call.lease.start - clock.monotonic()) > 0:
-            clock.sleep_sync(delay)
-            call.waited(delay)
-            if router.is_open(call.lease):
-                break
-            call.take_again()
+        router = self.router
+        if call.turn is not None:
+            self._wait(call, call.turn)
         key = call.lease.key
         secret = None
         if not router.sdk_credential:
@@ -215,6 +229,16 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             return send(options)
         finally:
             _sdk.current_exchange.reset(token)
+
+    def _wait(self, call: Call, turn: Turn) -> None:
+        """Wait for a lease: until the time that the turn names, or until woken because something has changed."""
+        clock = self.router.clock
+        signal = threading.Event()
+        turn.wake = signal.set
+        while not call.look():
+            began = clock.monotonic()
+            clock.sleep_sync(max(turn.look_at - began, 0.0), signal)
+            call.waited(clock.monotonic() - began)
 
     def _rest(self, call: Call, seconds: float) -> None:
         """Wait before another attempt: with one key as the SDK does, else as long as the policy says."""

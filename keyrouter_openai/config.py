@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
+from .core.objectives import Objective
 from .errors import ConfigError
-from .keys import Key
+from .keys import Key, made_up_name
 from .ledger import Ledger, Registry, check_path, default_path
 from .protocols import Recorder, Vault
+from .route import check_objective
 from .router import Router
 
 DEFAULT_POOL = "default"
+DEFAULT_OBJECTIVE = "fairness"
 SDK_KEY = "api_key"
 """The name of the only key where the SDK itself holds the credential."""
 
@@ -39,44 +44,63 @@ def build_router(
     sdk_credential: bool = False,
     pool: str | None = None,
     ledger: LedgerArgument = UNSET,
+    objective: str | Objective | None = None,
+    tenant_weights: Mapping[str, float] | None = None,
 ) -> Router:
     """The router of a client, from the first of these that is there.
 
     `router`; `keys`; the SDK's own credential where `sdk_credential` says that one was given; the pool that
     `pool` or KEYROUTER_POOL names, or the pool `default` if it has keys; OPENAI_API_KEYS; and else whatever
-    the SDK makes of OPENAI_API_KEY or its absence.
+    the SDK makes of OPENAI_API_KEY or its absence. Without `objective`, KEYROUTER_OBJECTIVE names it.
 
     Raises:
-        ConfigError: a key, pool, path or variable is wrong; nothing was changed.
+        ConfigError: a key, pool, path, objective, weight or variable is wrong; nothing was changed.
     """
     if router is not None:
-        if keys is not None or pool is not None or not isinstance(ledger, Unset):
-            raise ConfigError("router= brings its own keys, pool and ledger: leave out keys=, pool= and ledger=")
+        others = (keys, pool, objective, tenant_weights)
+        if not isinstance(ledger, Unset) or any(other is not None for other in others):
+            raise ConfigError(
+                "router= brings its own keys, pool, ledger, objective and weights: "
+                "leave out keys=, pool=, ledger=, objective= and tenant_weights="
+            )
         return router
     if keys is not None and pool is not None:
         raise ConfigError("keys= and pool= both say where the keys are: give one of them")
     path = default_path()
     recorder = _recorder(ledger, path)
+    make = partial(
+        _router,
+        ledger=recorder,
+        objective=_named_objective() if objective is None else objective,
+        tenant_weights={} if tenant_weights is None else tenant_weights,
+    )
     if keys is not None:
-        return Router(_named(keys), ledger=recorder, vault=_vault_if_needed(keys))
-    if sdk_credential:
-        return _sdk_router(recorder)
-    wanted = pool or os.environ.get("KEYROUTER_POOL")
-    registered = _registered(wanted, _registry_path(ledger, path), path)
-    if registered:
-        return Router(
-            registered,
-            pool=wanted or DEFAULT_POOL,
-            ledger=recorder,
-            vault=_vault_if_needed(registered),
-        )
-    if os.environ.get("OPENAI_API_KEYS", "").strip():
-        return Router(listed_keys(), ledger=recorder)
-    return _sdk_router(recorder)
+        return make(_named(keys), vault=_vault_if_needed(keys))
+    if not sdk_credential:
+        wanted = pool or os.environ.get("KEYROUTER_POOL")
+        if registered := _registered(wanted, _registry_path(ledger, path), path):
+            return make(registered, pool=wanted or DEFAULT_POOL, vault=_vault_if_needed(registered))
+        if os.environ.get("OPENAI_API_KEYS", "").strip():
+            return make(listed_keys())
+    return make([Key(name=SDK_KEY)], sdk_credential=True)
 
 
-def _sdk_router(recorder: Recorder | None) -> Router:
-    return Router([Key(name=SDK_KEY)], ledger=recorder, sdk_credential=True)
+def _router(keys: Sequence[Key], *, ledger: Recorder | None, **settings: Any) -> Router:
+    """A router that starts from what is on record of its pool."""
+    made = Router(keys, ledger=ledger, **settings)
+    if ledger is not None and not made.is_single:
+        made.recall(ledger.recall(made.pool))
+    return made
+
+
+def _named_objective() -> str:
+    """The objective that the environment names, or else the default."""
+    name = os.environ.get("KEYROUTER_OBJECTIVE", "").strip() or DEFAULT_OBJECTIVE
+    try:
+        check_objective(name)
+    except ConfigError as error:
+        raise ConfigError(f"KEYROUTER_OBJECTIVE: {error}") from None
+    return name
 
 
 def _recorder(ledger: LedgerArgument, default: Path) -> Recorder | None:
@@ -113,7 +137,8 @@ def _registered(wanted: str | None, path: Path, default: Path) -> list[Key]:
 def _named(keys: Sequence[Key | SecretStr]) -> list[Key]:
     """Keys given as bare secrets get names by their place: `key-1`, `key-2`."""
     return [
-        Key(name=f"key-{place}", secret=key) if isinstance(key, SecretStr) else key for place, key in enumerate(keys, 1)
+        Key(name=made_up_name(place), secret=key) if isinstance(key, SecretStr) else key
+        for place, key in enumerate(keys, 1)
     ]
 
 

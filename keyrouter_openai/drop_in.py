@@ -10,12 +10,13 @@ from pydantic import SecretStr
 
 from . import _sdk
 from .config import LedgerArgument, Unset, build_router
+from .core.objectives import Objective
 from .errors import ConfigError
 from .keys import Key
 from .ledger import Ledger
 from .options import describe
 from .retry import Call
-from .route import Routing, current_routing
+from .route import HedgeAfter, Routing, current_routing
 from .router import Router
 
 
@@ -45,18 +46,23 @@ class DropIn:
         account: str | None = None,
         max_wait: float | None = None,
         max_attempts: int | None = None,
+        objective: str | Objective | None = None,
+        hedge_after: HedgeAfter | None = None,
     ) -> Self:
         """A client that shares this one's router and connections, and routes its calls as said.
 
         Args:
-            tags: recorded with each attempt in the ledger, such as `{"tenant": "t1"}`.
+            tags: recorded with each attempt in the ledger. Two of them mean something: calls of one `tenant` share
+                capacity as one, and those of `priority` `batch` go after all others.
             key: the name of the only key that may serve.
             account: the name of the only account whose keys may serve.
             max_wait: seconds that one call may wait for capacity in all.
             max_attempts: most attempts of one call.
+            objective: how to rank accounts that can serve, in place of the client's.
+            hedge_after: as for `RoutedOpenAI`, the only client that hedges.
         """
         clone = cast("Self", cast("Any", self).copy())
-        clone._wishes = Routing(tags, key, account, max_wait, max_attempts).over(self._wishes)
+        clone._wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after).over(self._wishes)
         return clone
 
     def _new_call(self, options: _sdk.Options, *, stream: bool) -> Call:
@@ -73,18 +79,23 @@ class DropIn:
         pool: str | None,
         router: Router | None,
         ledger: LedgerArgument,
+        tenant_weights: Mapping[str, float] | None,
         other_credential: object,
     ) -> dict[str, Any]:
         """What a copy of this client is constructed with: this router, unless it is to route over other keys."""
         if keys is None and pool is None and router is None:
             if other_credential:
-                return {"ledger": self.router.ledger if isinstance(ledger, Unset) else ledger}
-            if not isinstance(ledger, Unset):
-                raise ConfigError("a copy shares its router's ledger: give ledger= to the constructor")
+                ledger = self.router.ledger if isinstance(ledger, Unset) else ledger
+                return {"ledger": ledger, "tenant_weights": tenant_weights}
+            if not isinstance(ledger, Unset) or tenant_weights is not None:
+                raise ConfigError(
+                    "a copy shares its router's ledger and weights: give ledger= and tenant_weights= to the constructor"
+                )
             return {"router": self.router}
         if router is None and isinstance(ledger, Unset):
             ledger = self.router.ledger
-        return {"router": build_router(router=router, keys=hide(keys), pool=pool, ledger=ledger)}
+        built = build_router(router=router, keys=hide(keys), pool=pool, ledger=ledger, tenant_weights=tenant_weights)
+        return {"router": built}
 
 
 def hide(keys: Sequence[Key | str] | None) -> list[Key | SecretStr] | None:

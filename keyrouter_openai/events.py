@@ -87,6 +87,15 @@ class AccountLearned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsShared(Event):
+    """A refusal named the model family `shared_with`, whose limit is also that of `family`."""
+
+    account: str
+    family: str
+    shared_with: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoKey(Event):
     """A call found no key that can serve."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import SecretStr
 
 from .core.body import find_model, find_usage
-from .core.model import Failure, Fault, Outcome, Usage
+from .core.limits import read_limits
+from .core.model import Failure, Fault, Outcome, Reading, Usage
 from .lease import Lease
 from .route import RouteAttempt, Trace, annotate
 from .router import Router
@@ -19,9 +20,9 @@ class Exchange:
     """What is known of an attempt while it runs, and the one place that settles it."""
 
     __slots__ = (
-        "_first_byte_s",
         "_organization",
         "_project",
+        "_readings",
         "_request_id",
         "_router",
         "_secret",
@@ -32,6 +33,7 @@ class Exchange:
         "_waited_s",
         "asked_usage",
         "choices",
+        "first_byte_s",
         "hold",
         "lease",
         "status",
@@ -57,13 +59,15 @@ class Exchange:
         self.choices = choices
         """How many choices the stream of a chat will bring."""
         self.status: int | None = None
+        self._readings: Sequence[Reading] = ()
         self._settled = False
         self._router = router
         self._trace = trace
         self._waited_s = trace.waited_s
         self._started = router.clock.monotonic()
         self._started_at = router.clock.time()
-        self._first_byte_s: float | None = None
+        self.first_byte_s: float | None = None
+        """Seconds from sending to the headers of the answer, once they are here."""
         self._organization: str | None = None
         self._project: str | None = None
         self._request_id: str | None = None
@@ -87,18 +91,22 @@ class Exchange:
         now = self._router.clock.time()
         return classify(provider=self.lease.key.provider, status=status, headers=headers, body=body, now=now)
 
-    def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def answered(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """The answer's status and raw headers have come."""
         self.status = status
-        self._first_byte_s = self._router.clock.monotonic() - self._started
-        for raw_name, value in headers:
-            name = raw_name.lower()
-            if name == b"openai-organization":
-                self._organization = self._text(value) or None
-            elif name == b"openai-project":
-                self._project = self._text(value) or None
-            elif name in _REQUEST_IDS and self._request_id is None:
-                self._request_id = self._text(value)
+        self.first_byte_s = self._router.clock.monotonic() - self._started
+        if not self._router.is_single:
+            self._readings = read_limits(headers, provider=self.lease.key.provider, now=self._router.clock.time())
+        named = {name.lower(): value for name, value in headers}
+        self._organization = self._text(named.get(b"openai-organization", b"")) or None
+        self._project = self._text(named.get(b"openai-project", b"")) or None
+        self._request_id = next((self._text(named[name]) for name in _REQUEST_IDS if name in named), None)
+
+    def under_way(self) -> None:
+        """The body of the answer is still to come: what its headers say of limits is most worth now."""
+        if self._readings or self.lease.state.host.breakers:
+            self._router.heard(self.lease, self._readings)
+            self._readings = ()
 
     def masked(self, data: bytes) -> bytes:
         """Bytes of an answer without the attempt's own credential: some providers repeat it."""
@@ -140,7 +148,7 @@ class Exchange:
             self._router.abandon(lambda: self.end_stream(Fault.ABANDONED, None, None, 0))
 
     def _estimate(self, events: int) -> Usage:
-        return Usage(prompt=self.lease.request.size(), completion=events, estimated=True)
+        return Usage(prompt=self.lease.request.estimate().prompt, completion=events, estimated=True)
 
     def _settle(
         self,
@@ -162,11 +170,15 @@ class Exchange:
             detail=failure.detail if failure else "",
             known=failure.known if failure else True,
             limit=failure.limit if failure else None,
+            dimension=failure.dimension if failure else None,
+            period=failure.period if failure else None,
+            shared=failure.shared if failure else None,
+            readings=self._readings,
             cause=failure.fault if failure else Fault.NONE,
             usage=usage,
             served_model=model and self.masked(model.encode()).decode(),
             provider_request_id=self._request_id,
-            first_byte_s=self._first_byte_s,
+            first_byte_s=self.first_byte_s,
             seconds=seconds,
             organization=self._organization,
             project=self._project,

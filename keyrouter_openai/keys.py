@@ -17,6 +17,18 @@ from .providers import PROVIDERS
 _SECRET_LIKE = re.compile(r"(?:sk|gsk|csk|xai|fw|pplx)[-_].{16,}|AIza.{16,}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
+_MADE_UP = re.compile(r"key-\d+|api_key")
+
+
+def made_up_name(place: int) -> str:
+    """The name of a key that was given without one, by its place in the list, from 1."""
+    return f"key-{place}"
+
+
+def is_made_up(name: str) -> bool:
+    """Whether a key may be called so by its place alone: the next program's may be another key."""
+    return _MADE_UP.fullmatch(name) is not None
+
 
 def check_name(name: str, what: str) -> str:
     """Return `name` if it can name a key or pool, else raise ValueError."""
@@ -73,7 +85,75 @@ def check_base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class Key(BaseModel):
+class _Declared(BaseModel):
+    """What users declare: frozen, and with errors that are the package's own, in plain words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # the classes' own signatures are for type checkers
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+                return
+            except pydantic.ValidationError as error:
+                problem = f"{self._title(values)}: {_in_words(error)}"
+            except ConfigError as error:  # of something declared within
+                problem = f"{self._title(values)}: {error}"
+            # Out of the `except`, and without the arguments: an error keeps its frames, and what they hold.
+            del values
+            raise ConfigError(problem)
+
+    @classmethod
+    def _title(cls, values: Mapping[str, Any]) -> str:
+        """What errors begin with."""
+        raise NotImplementedError
+
+
+_Count = Annotated[int | None, Field(gt=0, le=10**12, strict=True)]
+_Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Limits(_Declared):
+    """What an account is known to grant for a model, where it should not have to be learned.
+
+    What is left out is learned from answers. So is what is given: a provider that says otherwise is believed.
+
+    Args:
+        rpm: requests per minute.
+        tpm: tokens per minute, of input and output together.
+        rpd: requests per day.
+        tpd: tokens per day.
+        concurrent: requests at a time.
+
+    Raises:
+        ConfigError: a number is not a whole one above 0.
+    """
+
+    rpm: _Count = None
+    tpm: _Count = None
+    rpd: _Count = None
+    tpd: _Count = None
+    concurrent: _Count = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            rpm: int | None = None,
+            tpm: int | None = None,
+            rpd: int | None = None,
+            tpd: int | None = None,
+            concurrent: int | None = None,
+        ) -> None: ...
+
+    @classmethod
+    def _title(cls, values: Mapping[str, Any]) -> str:
+        return "limits"
+
+
+class Key(_Declared):
     """Metadata of one credential.
 
     Args:
@@ -88,11 +168,12 @@ class Key(BaseModel):
         weight: how many calls it may have in flight, relative to the others; above 0.
         models: patterns (`gpt-4o*`) of the models that this key may serve. Default: all.
         model_map: the caller's model name to this provider's, where they differ.
+        limits: what its account grants, by patterns of models; the first pattern that matches counts.
+        price_multiplier: what its calls cost, relative to the provider's list prices; above 0.
+        quality: how good its answers are, from 0 to 1, for pools that choose by quality.
         tags: free labels, shown in listings.
         enabled: False keeps the key out of use.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     secret: Annotated[SecretStr | None, Field(exclude=True)] = None
@@ -101,9 +182,12 @@ class Key(BaseModel):
     organization: str | None = None
     project: str | None = None
     account: str | None = None
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: _Factor = 1.0
     models: tuple[str, ...] | None = None
     model_map: dict[str, str] = {}
+    limits: dict[str, Limits] = {}
+    price_multiplier: _Factor = 1.0
+    quality: Annotated[float | None, Field(ge=0, le=1)] = None
     tags: Annotated[tuple[str, ...], BeforeValidator(tuple)] = ()
     enabled: bool = True
 
@@ -122,21 +206,17 @@ class Key(BaseModel):
             weight: float = 1.0,
             models: Sequence[str] | None = None,
             model_map: Mapping[str, str] = {},
+            limits: Mapping[str, Limits | Mapping[str, int | None]] = {},
+            price_multiplier: float = 1.0,
+            quality: float | None = None,
             tags: Sequence[str] = (),
             enabled: bool = True,
         ) -> None: ...
 
-    else:
-        # Users make this call: its errors are the package's own, in plain words.
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-                return
-            except pydantic.ValidationError as error:
-                problem = _in_words(values.get("name"), error)
-            # Out of the `except`, and without the arguments: an error keeps its frames, and what they hold.
-            del values
-            raise ConfigError(problem)
+    @classmethod
+    def _title(cls, values: Mapping[str, Any]) -> str:
+        name = values.get("name")
+        return "key ***" if isinstance(name, str) and _SECRET_LIKE.match(name) else f"key {name!r}"
 
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: all but the secret."""
@@ -183,6 +263,14 @@ class Key(BaseModel):
             raise ValueError("models takes a list of patterns, such as ['gpt-4o*']; leave it out for all models")
         return value
 
+    @pydantic.field_validator("limits", mode="before")
+    @classmethod
+    def _limits(cls, value: Any) -> Any:
+        given: object = value
+        if not isinstance(given, Mapping) or "" in given:
+            raise ValueError("limits takes patterns of models and their limits, such as {'gpt-4o*': Limits(rpm=500)}")
+        return value
+
     @pydantic.model_validator(mode="after")
     def _has_somewhere_to_go(self) -> Self:
         if self.base_url is None and PROVIDERS[self.provider].base_url is None:
@@ -190,11 +278,10 @@ class Key(BaseModel):
         return self
 
 
-def _in_words(name: object, error: pydantic.ValidationError) -> str:
+def _in_words(error: pydantic.ValidationError) -> str:
     problems: list[str] = []
     for item in error.errors(include_input=False, include_url=False):
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         problems.append(message if item["type"] == "value_error" else f"{field}: {message}")
-    shown = "***" if isinstance(name, str) and _SECRET_LIKE.match(name) else repr(name)
-    return f"key {shown}: " + "; ".join(problems)
+    return "; ".join(problems)

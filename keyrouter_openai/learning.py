@@ -5,17 +5,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from random import Random
 
-from .core import health, pace
-from .core.model import Fault, Outcome
-from .core.select import host_scope
-from .core.state import AccountState, KeyState, PoolState, TooLarge, model_family, remember
-from .core.verdict import backoff
-from .events import AccountLearned, AccountParked, Event, KeyStateChanged, ProviderParked, UnknownAnswer
+from .core import health
+from .core.breaker import Breaker
+from .core.model import Dimension, Fault, Outcome, Reading
+from .core.state import LONG, AccountState, HostState, model_family, remember, scope_of
+from .core.verdict import POLICIES, Blame
+from .events import (
+    AccountLearned,
+    AccountParked,
+    Event,
+    KeyStateChanged,
+    LimitsShared,
+    ProviderParked,
+    UnknownAnswer,
+)
 from .lease import Lease
+from .pool import LONG_CONTEXT, Pool
 from .protocols import Clock
 from .status import key_state
 
@@ -29,6 +39,7 @@ FRONT_END_PAUSE = 10.0
 """Seconds to leave a host alone whose front end refused us without naming a time."""
 
 _REACHED_QUOTA = (Fault.NONE, Fault.STREAM_BROKEN, Fault.ABANDONED)
+_HOST_FAULTS = (Fault.OVERLOADED, Fault.SERVER_ERROR, Fault.NETWORK, Fault.HOST_LIMIT)
 _ACCEPTED_KEY = (
     Fault.RATE_LIMIT,
     Fault.EXHAUSTED,
@@ -42,35 +53,65 @@ _ACCEPTED_KEY = (
 class Learner:
     """Changes the state of one pool by what attempts came to, and returns the events that tell of it."""
 
-    def __init__(self, name: str, pool: PoolState, clock: Clock, rng: Random) -> None:
+    def __init__(self, name: str, pool: Pool, clock: Clock, rng: Random) -> None:
         self._name = name
         self._pool = pool
         self._clock = clock
         self._rng = rng
 
+    def read(self, lease: Lease, readings: Sequence[Reading]) -> list[Event]:
+        """An answer has begun well: take in what its headers say of limits."""
+        now = self._clock.monotonic()
+        if lease.state.host.breakers:
+            self._tell_breakers(lease, ok=True, now=now)
+        self._read(lease, readings, now)
+        return []
+
+    def _read(self, lease: Lease, readings: Sequence[Reading], now: float) -> None:
+        """Some models have other limits for long prompts (OpenAI's rate-limit guide): their answers show others."""
+        account, quota = lease.account, lease.quota
+        if lease.request.estimate().prompt >= LONG_CONTEXT:
+            ordinary = quota.family.removesuffix(LONG)
+            known = account.quotas.get(ordinary)
+            apart = known is not None and known.contradicts(readings)
+            if apart != (ordinary + LONG in account.apart):
+                self._pool.set_apart(account, quota, lease.state.provider, now, apart=apart)
+                return
+        quota.read(readings, lease.reservation, lease.request.estimate, sent_at=lease.start, now=now)
+
+    def unused(self, lease: Lease) -> None:
+        """Nothing was sent with a lease."""
+        if lease.state.host.breakers:
+            self._tell_breakers(lease, ok=None, now=self._clock.monotonic())
+
     def learn(self, lease: Lease, outcome: Outcome) -> list[Event]:
         """Take in what an attempt came to."""
         events: list[Event] = []
         now = self._clock.monotonic()
-        state, fault = lease.state, outcome.fault
-        family = model_family(lease.request.model)
+        state, fault, quota = lease.state, outcome.fault, lease.quota
+        if outcome.status is not None:
+            quota.answered()
+        if outcome.readings:
+            self._read(lease, outcome.readings, now)
         if fault is Fault.NONE:
-            if (current := lease.account.paces.get(family)) is not None:
-                lease.account.paces[family] = pace.served(current)
-            if state.host.strikes:
-                state.host.strikes.pop(host_scope(lease.request), None)
+            if outcome.usage is not None:
+                quota.settle(outcome.usage, lease.reservation, lease.request.estimate)
+            lease.candidate.standing.ended(ok=True, first_byte_s=outcome.first_byte_s, now=now)
+            if state.host.breakers:
+                self._tell_breakers(lease, ok=True, now=now)
         else:
             if not outcome.known:
                 status = outcome.status or 0
                 events.append(UnknownAnswer(self._clock.time(), self._name, state.name, state.provider, status, fault))
-            self._learn_fault(lease, outcome, family, now, events)
+            self._learn_fault(lease, outcome, now, events)
         if state.health.refusals and fault is not Fault.KEY_REFUSED:
             self._decide_key(lease, outcome, now)
         if lease.decides_account and _cause(outcome) not in (Fault.EXHAUSTED, Fault.ACCOUNT_CLOSED):
             self._decide_account(lease.account, outcome, now)
-        if outcome.organization is not None and not state.declared_account:
-            self._learn_account(state, outcome, events)
+        if lease.state.name in self._pool.keys:
+            self._learn_accounts(lease, outcome, now, events)
         if fault is not Fault.NONE or state.announced != "available":
+            self._pool.reopen(account=lease.account)
             self._announce(now, events)
         return events
 
@@ -82,22 +123,17 @@ class Learner:
         if lease.decides_account:
             lease.account.probation, lease.account.cause = None, Fault.NONE
             lease.decides_account = lease.account.canary = False
+        self._pool.reopen(account=lease.account)
         self._announce(self._clock.monotonic(), events)
         return events
 
-    def _learn_fault(self, lease: Lease, outcome: Outcome, family: str, now: float, events: list[Event]) -> None:
+    def _learn_fault(self, lease: Lease, outcome: Outcome, now: float, events: list[Event]) -> None:
         state, request = lease.state, lease.request
         account, fault = lease.account, _cause(outcome)
+        lease.candidate.standing.ended(ok=_says_of_account(fault), first_byte_s=None, now=now)
         match fault:
             case Fault.RATE_LIMIT:
-                current = account.pace(family)
-                account.paces = {f: p for f, p in account.paces.items() if not pace.is_forgotten(p, now)}
-                account.paces[family] = after = pace.refused(
-                    current, started_at=lease.start, now=now, wait=outcome.wait
-                )
-                if after.parked_until > current.parked_until:
-                    until = self._wall(after.parked_until, now)
-                    events.append(AccountParked(self._clock.time(), self._name, account.name, family, fault, until))
+                self._rate_limited(lease, outcome, now, events)
             case Fault.EXHAUSTED | Fault.ACCOUNT_CLOSED:
                 if account.probation is None or lease.decides_account:
                     account.probation = health.out_of_service(account.probation, now, outcome.wait)
@@ -105,7 +141,7 @@ class Learner:
                     until = self._wall(account.probation.due, now)
                     events.append(AccountParked(self._clock.time(), self._name, account.name, None, fault, until))
             case Fault.TOO_LARGE:
-                self._too_large(account, family, request.size(), outcome.limit, now)
+                self._too_large(lease, outcome, now)
             case Fault.KEY_REFUSED:
                 self._refused(lease, now, events)
             case Fault.NOT_PERMITTED:
@@ -116,36 +152,79 @@ class Learner:
                 state.vault_until = now + VAULT_PAUSE
             case Fault.NOT_HERE:
                 state.host.refused_until = now + health.MEMORY
-            case Fault.OVERLOADED:
-                self._pause_host(lease, host_scope(request), outcome, now, events)
+            case Fault.OVERLOADED | Fault.SERVER_ERROR | Fault.NETWORK:
+                self._host_failed(lease, "" if fault is Fault.NETWORK else scope_of(request), outcome, now, events)
             case Fault.HOST_LIMIT:
-                self._pause_host(lease, "", outcome, now, events)
+                self._host_failed(lease, "", outcome, now, events)
             case _:
-                pass  # the caller's, the network's or our own fault, or this one request's: no standing is lost
+                pass  # the caller's, or our own fault, or this one request's: no standing is lost
+        if state.host.breakers and fault not in _HOST_FAULTS:
+            self._tell_breakers(lease, ok=None, now=now)
+
+    def _rate_limited(self, lease: Lease, outcome: Outcome, now: float, events: list[Event]) -> None:
+        account, quota = lease.account, lease.quota
+        before = quota.parked_until
+        quota.refuse(outcome, lease.reservation, lease.request.estimate(), sent_at=lease.start, now=now)
+        if quota.parked_until > before:
+            until = self._wall(quota.parked_until, now)
+            parked = AccountParked(self._clock.time(), self._name, account.name, quota.family, Fault.RATE_LIMIT, until)
+            events.append(parked)
+        if outcome.shared is not None:
+            self._share_limit(lease, outcome.shared, now, events)
 
     @staticmethod
-    def _too_large(account: AccountState, family: str, size: int, limit: int | None, now: float) -> None:
+    def _too_large(lease: Lease, outcome: Outcome, now: float) -> None:
         """Remember the size, unless it is so small that images or a history kept elsewhere must be to blame."""
-        if size < SMALL_REQUEST:
-            return
-        known = account.too_large.get(family)
-        smallest = min(size, limit or size, known.size if known is not None and now < known.until else size)
-        account.too_large[family] = TooLarge(smallest, now + SIZE_MEMORY)
+        size = lease.quota.charges.before(lease.request.estimate(), Dimension.TOKENS)
+        if size >= SMALL_REQUEST:
+            lease.quota.remember_too_large(min(size, outcome.limit or size), now + SIZE_MEMORY, now)
 
-    def _pause_host(self, lease: Lease, scope: str, outcome: Outcome, now: float, events: list[Event]) -> None:
+    def _share_limit(self, lease: Lease, model: str, now: float, events: list[Event]) -> None:
+        family, other = lease.quota.family, model_family(model)
+        if model.endswith("-long-context"):
+            return  # its own limit, which the long lane has anyway
+        if family != other and lease.account.shared.get(family) != other:
+            self._pool.share_limit(lease.account, family, other, lease.state.provider, now)
+            events.append(LimitsShared(self._clock.time(), self._name, lease.account.name, family, other))
+
+    def _tell_breakers(self, lease: Lease, *, ok: bool | None, now: float) -> None:
         host = lease.state.host
-        before = host.paused_until.get(scope, -inf)
-        unnamed = FRONT_END_PAUSE
-        if outcome.fault is Fault.OVERLOADED:
-            host.strikes = {s: n for s, n in host.strikes.items() if s in host.paused_until}
-            if lease.start >= before:  # answers to calls from before the pause are the same trouble, not a new one
-                host.strikes[scope] = host.strikes.get(scope, 0) + 1
-            unnamed = backoff(host.strikes.get(scope, 0) + 1, self._rng)
-        until = now + (unnamed if outcome.wait is None else outcome.wait)
-        if until > before:
-            remember(host.paused_until, scope, until, now)
-            wall = self._wall(until, now)
-            events.append(ProviderParked(self._clock.time(), self._name, host.name, scope or None, outcome.fault, wall))
+        if lease.host_told:
+            return
+        lease.host_told = True
+        for breaker in host.breakers_for(lease.request):
+            was_closed = breaker.state == "closed"
+            breaker.ended(ok, now, sent_at=lease.start, rng=self._rng)
+            if not was_closed:
+                self._pool.reopen(host=host)
+        for name in [name for name, breaker in host.breakers.items() if breaker.is_over(now)]:
+            del host.breakers[name]
+
+    def _host_failed(self, lease: Lease, scope: str, outcome: Outcome, now: float, events: list[Event]) -> None:
+        """A failure of the provider's: its breaker hears of it, and opens if that was one too many."""
+        host = lease.state.host
+        sent_at = -inf if lease.host_told else lease.start  # its success as a probe was told before it failed
+        lease.host_told = True
+        wait = outcome.wait if outcome.fault in (Fault.OVERLOADED, Fault.HOST_LIMIT) else None
+        if outcome.fault is Fault.HOST_LIMIT and wait is None:
+            wait = FRONT_END_PAUSE
+        if scope not in host.breakers:
+            host.breakers = {name: breaker for name, breaker in host.breakers.items() if not breaker.is_over(now)}
+            host.breakers[scope] = Breaker(self._in_flight_to(host))
+        for name, breaker in host.breakers.items():
+            if name in ("", scope_of(lease.request)):
+                before = breaker.opened_until
+                mine = name == scope
+                breaker.ended(False if mine else None, now, sent_at=sent_at, rng=self._rng, wait=wait if mine else None)
+                if breaker.opened_until > max(before, now):
+                    until = self._wall(breaker.opened_until, now)
+                    events.append(
+                        ProviderParked(self._clock.time(), self._name, host.name, name or None, outcome.fault, until)
+                    )
+        self._pool.reopen(host=host)
+
+    def _in_flight_to(self, host: HostState) -> int:
+        return sum(key.in_flight for key in self._pool.keys.values() if key.host is host)
 
     def _refused(self, lease: Lease, now: float, events: list[Event]) -> None:
         state = lease.state
@@ -158,9 +237,9 @@ class Learner:
             for peer in peers:
                 if now - peer.health.refused_at <= health.INCIDENT_WINDOW:
                     peer.health = health.HEALTHY
-            until = now + FRONT_END_PAUSE
-            remember(state.host.paused_until, "", until, now)
-            wall = self._wall(until, now)
+            breaker = state.host.breakers.setdefault("", Breaker(self._in_flight_to(state.host)))
+            breaker.ended(None, now, sent_at=lease.start, rng=self._rng, wait=FRONT_END_PAUSE)
+            wall = self._wall(breaker.opened_until, now)
             events.append(
                 ProviderParked(self._clock.time(), self._name, state.host.name, None, Fault.KEY_REFUSED, wall)
             )
@@ -181,21 +260,20 @@ class Learner:
         else:
             account.probation = health.undecided(account.probation, now)
 
-    def _learn_account(self, state: KeyState, outcome: Outcome, events: list[Event]) -> None:
-        organization, project = outcome.organization, outcome.project
-        if project is None and organization == state.seen[0]:
-            return  # some answers leave the project out: what was seen of it holds
-        if state.seen == (organization, project):
-            return
-        state.seen = organization, project
-        name = "/".join(part for part in state.seen if part)
-        if name == state.account.name:
-            return
-        account = self._pool.accounts.setdefault(name, AccountState(name))
-        account.absorb(state.account)
-        state.account = account
-        evidence = "openai-organization and openai-project headers"
-        events.append(AccountLearned(self._clock.time(), self._name, state.name, name, evidence))
+    def _learn_accounts(self, lease: Lease, outcome: Outcome, now: float, events: list[Event]) -> None:
+        """Who shares limits with whom, as far as this answer tells."""
+        state, request = lease.state, lease.request
+
+        def charge(dimension: Dimension) -> float:
+            return lease.quota.charges.before(request.estimate(), dimension)
+
+        at = self._clock.time()
+        for decision in self._pool.kinship.observe(state.name, lease.quota.family, lease.start, charge, outcome):
+            self._pool.move(self._pool.keys[decision.key], decision.account, now)
+            events.append(AccountLearned(at, self._name, decision.key, decision.account, decision.why))
+        if state.account is not lease.account and outcome.readings:  # what it shows is of that account's limits
+            quota = state.account.quota(lease.quota.family, state.provider, now)
+            quota.lower(outcome.readings, now)
 
     def _announce(self, now: float, events: list[Event]) -> None:
         """Tell of every key whose state, as users see it, is another than when last told."""
@@ -214,6 +292,11 @@ class Learner:
 def _cause(outcome: Outcome) -> Fault:
     """What there is to learn from: of a stream that broke, what its last event said."""
     return outcome.fault if outcome.cause is Fault.NONE else outcome.cause
+
+
+def _says_of_account(fault: Fault) -> bool | None:
+    """What a fault says of the reliability of an account: nothing, if it is the caller's or our own."""
+    return None if POLICIES[fault].blame in (Blame.NOBODY, Blame.CALLER, Blame.OURSELVES) else False
 
 
 def _answered(outcome: Outcome) -> bool:

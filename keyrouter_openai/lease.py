@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .core.candidate import Choice
 from .core.model import Attempt, Outcome, RouteRequest
-from .core.state import AccountState, KeyState
+from .core.quota import Reservation
 from .events import AttemptEnded, AttemptStarted
 from .keys import Key
 
 
-@dataclass(slots=True)
 class Lease:
     """Permission to make one attempt with one key, from monotonic time `start` on."""
 
-    request: RouteRequest
-    number: int
-    """Counts the attempts of the call, from 1."""
-    key: Key
-    start: float
-    state: KeyState
-    account: AccountState
-    decides_key: bool = False
-    """This attempt is the canary that decides whether its key is good again."""
-    decides_account: bool = False
-    settled: bool = False
+    __slots__ = (
+        *("account", "candidate", "decides_account", "decides_key", "key", "number", "quota", "request"),
+        *("host_told", "reservation", "settled", "start", "state"),
+    )
+
+    def __init__(
+        self, request: RouteRequest, number: int, key: Key, start: float, choice: Choice, reservation: Reservation
+    ) -> None:
+        self.request = request
+        self.number = number
+        """Counts the attempts of the call, from 1."""
+        self.key = key
+        self.start = start
+        self.state = choice.key
+        self.candidate = choice.candidate
+        self.account = choice.candidate.account
+        self.quota = choice.candidate.quota
+        self.reservation = reservation
+        self.decides_key = False
+        """This attempt is the canary that decides whether its key is good again."""
+        self.decides_account = False
+        self.host_told = False
+        """Its provider's breaker knows already that this attempt goes well."""
+        self.settled = False
 
 
 def attempt_started(lease: Lease, pool: str, at: float) -> AttemptStarted:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from openai import NotGiven, Omit
 
 from ._sdk import Client, Options
-from .core.body import estimate_tokens
-from .core.model import RouteRequest
+from .core.body import estimate
+from .core.model import Estimate, RouteRequest
 from .errors import ConfigError
 from .keys import Key
+from .prefix import may_be_cached, prefixes
 from .providers import PROVIDERS
 from .route import Routing
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
+_T = TypeVar("_T")
+_EMPTY: Mapping[str, object] = {}
 _USAGE_PATHS = ("/chat/completions", "/completions")
 _ID_SEGMENT = re.compile(r"(?=.*\d)[\w.:-]{6,}|.*[_:].*\d.*|.{25,}")
 
@@ -37,17 +40,40 @@ class Header(str):
 def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> RouteRequest:
     """A call in the router's words."""
     body = options.json_data
-    model = cast("Mapping[str, object]", body).get("model") if isinstance(body, Mapping) else None
+    fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else _EMPTY
+    model, tags = fields.get("model"), wishes.tags or {}
+    tenant = tags.get("tenant") or fields.get("user")
+    estimated = once(partial(estimate, body))
     return RouteRequest(
         id=id,
         endpoint=endpoint_of(options.url),
         model=model if isinstance(model, str) else None,
         stream=stream,
-        size=partial(estimate_tokens, body),
-        tags=wishes.tags or {},
+        estimate=estimated,
+        prefixes=once(partial(_prefixes, fields, options.url, estimated)),
+        tenant=tenant if isinstance(tenant, str) else "",
+        urgent=tags.get("priority") != "batch",
+        objective=wishes.objective,
+        tags=tags,
         key=wishes.key,
         account=wishes.account,
     )
+
+
+def _prefixes(fields: Mapping[str, object], url: str, estimated: Callable[[], Estimate]) -> Sequence[int]:
+    return prefixes(fields, url) if may_be_cached(fields, estimated().prompt) else ()
+
+
+def once(work: Callable[[], _T]) -> Callable[[], _T]:
+    """`work`, done when first asked for, and at most once."""
+    done: list[_T] = []
+
+    def result() -> _T:
+        if not done:
+            done.append(work())
+        return done[0]
+
+    return result
 
 
 @lru_cache(maxsize=1024)

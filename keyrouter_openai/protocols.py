@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
+from .clock import Signal
+from .core.memory import Learned
 from .core.model import Attempt
 from .events import Event
 
@@ -41,13 +44,24 @@ class Vault(Protocol):
 
 @runtime_checkable
 class Recorder(Protocol):
-    """What the router needs of a ledger: a place for attempts that never blocks and never raises."""
+    """What the router needs of a ledger: a place for attempts, and for what they taught. It never raises.
+
+    `record` and `remember` never block; they are called by finalizers too.
+    """
 
     path: Path
     on_trouble: Callable[[str, int], None] | None
-    """Gets what is wrong with the file (empty when it is over), and how many attempts wait in memory."""
+    """Gets what is wrong with the file (empty when it is over), and how many rows wait in memory."""
 
     def record(self, attempt: Attempt) -> None: ...
+
+    def remember(self, pool: str, values: Sequence[Learned]) -> None:
+        """Keep what was learned of a pool: a later value replaces one with the same subject."""
+        ...
+
+    def recall(self, pool: str) -> tuple[Learned, ...]:
+        """What was learned of a pool, accounts first; may block while it is read."""
+        ...
 
     def flush(self, timeout: float = 5.0) -> bool: ...
 
@@ -65,6 +79,10 @@ class Clock(Protocol):
         """Wall-clock seconds since the epoch; for the ledger and for dates that providers name."""
         ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float, signal: Signal | None = None) -> None:
+        """Sleep, or until the signal is set if there is one."""
+        ...
 
-    def sleep_sync(self, seconds: float) -> None: ...
+    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+        """As `sleep`, for threads."""
+        ...

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ import openai
 
 from . import _sdk
 from .core.model import Failure, Fault, RouteRequest
+from .core.queue import Turn
 from .core.select import History, Refusal
-from .core.verdict import BACKOFF_CAP, POLICIES, Verdict, backoff, may_try_again
+from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
 from .lease import Lease
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_WAIT = 60.0
 """Seconds that one call may wait for capacity in all, unless the caller says otherwise."""
-
-
-_FREE = (Fault.KEY_REFUSED, Fault.RATE_LIMIT, Fault.EXHAUSTED, Fault.ACCOUNT_CLOSED, Fault.TOO_LARGE)
 
 
 class Call:
@@ -61,8 +60,12 @@ class Call:
         self.router = router
         self.options = options
         self.request = request
+        self.hedge_after = wishes.hedge_after
+        """When a second attempt is to be made beside the first; None once there was one."""
         self.max_retries = _sdk.max_retries(client, options)
         self.trace = Trace(request.model)
+        self.turn: Turn | None = None
+        """The place in the queue, while the call waits for its next lease."""
         self._lease: Lease | None = None
         self._client = client
         self._idempotency_key = _sdk.idempotency_key(client, options)
@@ -81,13 +84,32 @@ class Call:
     # -- hooks
 
     def take(self, _: RetryCallState | None = None) -> None:
-        """Take the lease of the next attempt.
+        """Take the lease of the next attempt, or a turn that is to be waited for.
 
         Raises:
             NoKeyAvailable: no key can serve in time and nothing was sent; else the last attempt's own error.
         """
         self._exchange = None
+        self._lease = None
+        self.turn = None
         taken = self.router.acquire(self.request, self._history, number=self._sent + 1, max_wait=self._patience())
+        if isinstance(taken, Turn):
+            self.turn = taken
+        else:
+            self.granted(taken)
+
+    def look(self) -> bool:
+        """Whether the turn that was waited for has brought a lease. Raises as `take` does."""
+        assert self.turn is not None, "take() comes first"
+        taken = self.router.look(self.turn)
+        if taken is None:
+            return False
+        self.turn = None
+        self.granted(taken)
+        return True
+
+    def granted(self, taken: Lease | Refusal) -> None:
+        """Go on with a lease, or give up."""
         if isinstance(taken, Refusal):
             refused = _sdk.no_key_available(self._client, self.router, self.request, taken)
             if self._error is None:
@@ -96,11 +118,6 @@ class Call:
             raise self._error
         self._lease = taken
 
-    def take_again(self) -> None:
-        """The key that was waited for cannot serve after all: give it back and choose again."""
-        self.router.release(self.lease)
-        self.take()
-
     def again(self, state: RetryCallState) -> bool:
         """Settle the attempt that ended, and judge whether another is due."""
         return state.outcome is not None and self.ended(state.outcome.exception())
@@ -108,8 +125,10 @@ class Call:
     def pause(self, _: RetryCallState | None = None) -> float:
         """Seconds to back off before the next attempt. Waiting for capacity is another matter: leases know that."""
         failure = self._failure
-        if failure is None or POLICIES[failure.fault].verdict is not Verdict.RETRY:
+        if failure is None or POLICIES[failure.fault].verdict not in (Verdict.RETRY, Verdict.WAIT):
             return 0.0
+        if POLICIES[failure.fault].verdict is Verdict.WAIT and failure.wait is not None:
+            return 0.0  # its breaker knows until when
         if failure.fault is Fault.NETWORK and self.router.accounts_for(self.request) > len(self._history.tried):
             return 0.0
         return max(backoff(self._sent, self.router.rng), min(failure.wait or 0.0, BACKOFF_CAP))
@@ -161,6 +180,11 @@ class Call:
         """The attempt is over; settle it, and say whether another is due."""
         if error is None:
             return False
+        if self._lease is None:  # it waited for its turn, or was refused one
+            if self.turn is not None:
+                self.router.leave(self.turn)
+                self.turn = None
+            return False
         lease, exchange = self.lease, self._exchange
         if exchange is None:
             return self._not_sent(lease, error)
@@ -176,7 +200,7 @@ class Call:
             self._free += 1
             return True
         self._error, self._failure = error, failure
-        self._free += failure.fault in _FREE
+        self._free += failure.fault in FREE
         self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, failure.fault)
         return self._is_worth_another(error, failure.fault)
 
@@ -189,6 +213,46 @@ class Call:
             sealed.add_note(note)
         annotate(sealed, self.trace)
         return sealed
+
+    # -- a second attempt beside the first (see `hedging`)
+
+    @property
+    def exchange(self) -> Exchange:
+        """The attempt that is out."""
+        assert self._exchange is not None, "begin() comes first"
+        return self._exchange
+
+    def fork(self) -> Call | None:
+        """The same call with a lease on another account, or None if none can be spared for it now."""
+        if self.spent():
+            return None
+        self._history.tried.add(self.lease.state.account.name)
+        lease = self.router.spare(self.request, self._history, number=self._sent + 1)
+        if lease is None:
+            return None
+        self.hedge_after = None
+        twin = copy(self)
+        twin._lease, twin._exchange, twin.trace = lease, None, Trace(self.request.model)
+        twin.trace.waited_s = self.trace.waited_s
+        self._sent += 1
+        self._free += 1
+        return twin
+
+    def lose(self) -> None:
+        """The other attempt was faster, or the caller has gone: settle this one as abandoned."""
+        if self._exchange is None:
+            self.router.release(self.lease)
+        else:
+            self._exchange.fail(Failure(Fault.ABANDONED, self._exchange.status or 0, detail="hedged"))
+
+    def note(self, twin: Call) -> None:
+        """The second attempt has lost; it belongs to the route of this call all the same."""
+        self.trace.attempts += twin.trace.attempts
+
+    def adopt(self, twin: Call) -> None:
+        """The second attempt is the one that counts from now on."""
+        twin.trace.attempts[:0] = self.trace.attempts
+        self.trace, self._lease, self._exchange, self._replay = twin.trace, twin._lease, twin._exchange, twin._replay
 
     # -- judgement
 
@@ -205,14 +269,16 @@ class Call:
     def _is_worth_another(self, error: BaseException, fault: Fault) -> bool:
         single = self.router.is_single
         worth = _sdk.sdk_would_retry(self._client, error) if single else may_try_again(fault)
+        blames_provider = POLICIES[fault].verdict in (Verdict.RETRY, Verdict.WAIT)
         if POLICIES[fault].verdict is Verdict.RETRY and _sdk.forbids_retry(error):
             return False
-        return worth and (self._replay is None or self._replay.rewind())
+        worth = worth and (self._replay is None or self._replay.rewind())
+        return worth and (single or not blames_provider or self.router.may_retry())
 
     def _patience(self) -> float:
         """Seconds that this call may still wait for capacity."""
         most = self._wishes.max_wait if self._wishes.max_wait is not None else DEFAULT_MAX_WAIT
-        return max(most - self.trace.waited_s, 0.0)
+        return max(min(most, _sdk.read_timeout(self._client, self.options)) - self.trace.waited_s, 0.0)
 
     def sdk_wait(self) -> dict[str, Any]:
         """The SDK's own arguments for waiting before a retry, which hold where there is but one key."""

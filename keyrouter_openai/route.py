@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import inf
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .core.model import Fault, Usage
+from .core.objectives import Objective, find_objective
 from .core.verdict import POLICIES
 from .errors import ConfigError
+
+HedgeAfter = float | Literal["p95"]
+"""Seconds, or the 95th percentile of the time to an answer's headers for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Routing:
     account: str | None = None
     max_wait: float | None = None
     max_attempts: int | None = None
+    objective: str | Objective | None = None
+    hedge_after: HedgeAfter | None = None
 
     def __post_init__(self) -> None:
         # What users pass is checked here, whatever the annotations say.
@@ -33,9 +39,17 @@ class Routing:
         attempts = cast("object", self.max_attempts)
         if attempts is not None and not (isinstance(attempts, int) and attempts >= 1):
             raise ConfigError(f"max_attempts={attempts!r}: give a number of 1 or more")
+        hedge = cast("object", self.hedge_after)
+        if not (hedge in (None, "p95") or (isinstance(hedge, int | float) and 0 < hedge < inf)):
+            raise ConfigError(f"hedge_after={hedge!r}: give seconds above 0, or 'p95'")
         tags = cast("object", self.tags)
         if tags is not None and not isinstance(tags, Mapping):
             raise ConfigError(f"tags={tags!r}: give a mapping, such as {{'tenant': 't1'}}")
+        priority = self.tags.get("priority", "interactive") if self.tags else "interactive"
+        if priority not in ("interactive", "batch"):
+            raise ConfigError(f"tag priority={priority!r}: use 'interactive' (the default) or 'batch'")
+        if self.objective is not None:
+            check_objective(self.objective)
 
     def over(self, base: Routing) -> Routing:
         """These wishes where they are given, and else those of `base`; tags are merged."""
@@ -45,10 +59,22 @@ class Routing:
             account=base.account if self.account is None else self.account,
             max_wait=base.max_wait if self.max_wait is None else self.max_wait,
             max_attempts=base.max_attempts if self.max_attempts is None else self.max_attempts,
+            objective=base.objective if self.objective is None else self.objective,
+            hedge_after=base.hedge_after if self.hedge_after is None else self.hedge_after,
         )
 
 
 NO_WISHES = Routing()
+
+
+def check_objective(objective: object) -> Objective | None:
+    """The objective of that name, or the caller's own; None is fairness. Raises ConfigError if it is neither."""
+    try:
+        return find_objective(objective)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 _current: ContextVar[Routing] = ContextVar("keyrouter_openai_routing", default=NO_WISHES)
 
 
@@ -60,19 +86,25 @@ def routing(
     account: str | None = None,
     max_wait: float | None = None,
     max_attempts: int | None = None,
+    objective: str | Objective | None = None,
+    hedge_after: HedgeAfter | None = None,
 ) -> Generator[None]:
     """Route the calls made within this block as said, in this task or thread only.
 
     For code that does not hold the client; with the client at hand use `client.with_routing(...)`.
 
     Args:
-        tags: recorded with each attempt in the ledger, such as `{"tenant": "t1"}`.
+        tags: recorded with each attempt in the ledger. Two of them mean something: calls of one `tenant` share
+            capacity as one, and those of `priority` `batch` go after all others.
         key: the name of the only key that may serve.
         account: the name of the only account whose keys may serve.
         max_wait: seconds that one call may wait for capacity in all.
         max_attempts: most attempts of one call.
+        objective: how to rank accounts that can serve, in place of the client's.
+        hedge_after: make a second attempt on another account if the headers of an answer take longer than so many
+            seconds, or than the 95th percentile of its model ("p95"); see `hedging.runs_twice` for the calls.
     """
-    wishes = Routing(tags, key, account, max_wait, max_attempts)
+    wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after)
     token = _current.set(wishes.over(_current.get()))
     try:
         yield

@@ -9,32 +9,39 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from logging import DEBUG
 from math import inf, isfinite
 from random import Random
+from typing import cast
 from weakref import WeakSet
 
 from pydantic import SecretStr
 
+from .allocate import Allocator
 from .clock import SYSTEM_CLOCK
-from .core import pace
-from .core.health import HEALTHY
-from .core.model import Fault, Outcome, RouteRequest
-from .core.select import Choice, History, Refusal, could_serve, is_open, select
-from .core.state import AccountState, HostState, KeyState, PoolState, model_family
+from .core.memory import Learned, LearnedAccount
+from .core.model import Fault, Outcome, Reading, RouteRequest
+from .core.objectives import Objective
+from .core.quantile import Quantile
+from .core.queue import Turn
+from .core.select import History, Refusal, could_serve
 from .errors import ConfigError, VaultError
-from .events import Event, LedgerTrouble, NoKey
+from .events import AccountLearned, Event, LedgerTrouble, NoKey
 from .keys import Key
 from .learning import Learner
 from .lease import Lease, attempt_ended, attempt_of, attempt_started
+from .pool import Pool
 from .protocols import Clock, EventSink, Recorder, Vault
-from .providers import PROVIDERS
+from .route import check_objective
 from .sinks.log import log_event, logger
-from .status import AccountStatus, KeyStatus, PoolStatus, account_state, key_state, parked_families
+from .status import PoolStatus, pool_status
 from .vaults.loader import SecretLoader
+
+REMEMBERED_EVERY = 10.0
+"""Seconds after which what is known of an account's limits is passed on to be kept, if it is in use."""
 
 
 class Router:
@@ -45,12 +52,15 @@ class Router:
         pool: its name, in the ledger and in events.
         vault: where the secrets rest of keys that carry none.
         ledger: where attempts are recorded; None keeps no record.
+        objective: how to rank accounts that can serve: a name (`fairness`, `reliability`, `latency`, `cost`,
+            `quality`), or a caller's own `Objective`.
+        tenant_weights: shares of capacity under contention, by tenant; 1 where a tenant is not named.
         clock: time, and how to sleep.
         rng: chance, for jitter and ties.
         sdk_credential: the SDK puts the credential of the only key on each request itself.
 
     Raises:
-        ConfigError: no key, or two of one name.
+        ConfigError: no key, two of one name, or an objective or weight that makes no sense.
     """
 
     def __init__(
@@ -60,6 +70,8 @@ class Router:
         pool: str = "default",
         vault: Vault | None = None,
         ledger: Recorder | None = None,
+        objective: str | Objective = "fairness",
+        tenant_weights: Mapping[str, float] = {},
         clock: Clock = SYSTEM_CLOCK,
         rng: Random | None = None,
         sdk_credential: bool = False,
@@ -69,12 +81,20 @@ class Router:
         self.ledger = ledger
         self.clock = clock
         self.rng = rng or Random()
+        self.header_times: dict[str, Quantile] = {}
+        """By model family: seconds to the headers of an answer, for those who hedge by it."""
         self._vault = vault
         self._vault_secrets = SecretLoader(vault, pool) if vault is not None else None
         self._sinks: list[EventSink] = []
         self._begin()
-        self._keys: dict[str, Key] = {}
-        self._pool = PoolState()
+        self._pool = Pool(self.rng)
+        self._allocator = Allocator(
+            self._pool,
+            objective=check_objective(objective),
+            weights=check_weights(tenant_weights),
+            clock=clock,
+            rng=self.rng,
+        )
         self._learner = Learner(pool, self._pool, clock, self.rng)
         self.reload(keys)
         if ledger is not None and ledger.on_trouble is None:
@@ -83,7 +103,7 @@ class Router:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._returns: deque[Callable[[], list[Event]]] = deque()
+        self._returns: deque[Callable[[], list[Event] | None]] = deque()
         """Leases on their way back; see `_take_back`."""
 
     def reload(self, keys: Sequence[Key]) -> None:
@@ -95,7 +115,7 @@ class Router:
         names = [key.name for key in keys]
         if not names:
             raise ConfigError(f"pool {self.pool!r} has no keys: add one with `keyrouter-openai keys add NAME`")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ConfigError(f"pool {self.pool!r} has two keys named {twice[0]!r}: give each its own name")
         seen: dict[object, str] = {}
         for key in keys:
@@ -103,17 +123,23 @@ class Router:
             if key.secret is not None and (other := seen.setdefault(credential, key.name)) != key.name:
                 raise ConfigError(f"keys {other!r} and {key.name!r} have the same secret: leave one of them out")
         with self._lock:
-            self._pool.keys = {key.name: self._state_of(key) for key in keys}
-            self._keys = {key.name: key for key in keys}
+            now = self.clock.monotonic()
+            self._allocator.replace_turns(self._pool.replace(keys, now), now)
         self._take_back()
         if self._vault_secrets is not None:
             for name in names:
                 self._vault_secrets.forget(name)
 
+    def recall(self, values: Iterable[Learned]) -> None:
+        """Start from what earlier routers of this pool have learned of limits and accounts (see `Ledger.recall`)."""
+        with self._lock:
+            now = self.clock.monotonic()
+            self._pool.recall(values, now=now, wall=self.clock.time() - now)
+
     @property
     def keys(self) -> tuple[Key, ...]:
         """The pool's keys."""
-        return tuple(self._keys.values())
+        return tuple(self._pool.settings.values())
 
     def cached_secret(self, key: Key) -> SecretStr | None:
         """The secret of a key if it is in memory. Never blocks."""
@@ -135,87 +161,63 @@ class Router:
     @property
     def is_single(self) -> bool:
         """Whether there is but one key: then nothing can be chosen, and it behaves as the SDK does."""
-        return len(self._keys) == 1
+        return self._allocator.is_single
 
     def on_event(self, callback: EventSink) -> None:
         """Call `callback` with every event from now on. What it raises is logged and harms nothing."""
         self._sinks.append(callback)
 
-    def _state_of(self, key: Key) -> KeyState:
-        """The state of a key: what is known of one of that name, with the settings of the new."""
-        address = key.base_url or PROVIDERS[key.provider].base_url or key.provider
-        host = self._pool.hosts.setdefault(address, HostState(address))
-        name = key.account or f"key:{key.name}"
-        account = self._pool.accounts.setdefault(name, AccountState(name))
-        old = self._keys.get(key.name)
-        same = old is not None and (old.secret, old.base_url, old.provider) == (key.secret, key.base_url, key.provider)
-        if old is None or not same:
-            state = KeyState(key.name, key.provider, account, host)
-        else:
-            state = self._pool.keys[key.name]
-            if key.account is not None or old.account is not None:
-                state.account = account
-            if key.secret is None:
-                state.health, state.vault_until = HEALTHY, -inf
-        state.declared_account = key.account is not None
-        state.weight, state.models, state.enabled = key.weight, key.models, key.enabled
-        return state
-
     # -- leases
 
-    def acquire(self, request: RouteRequest, history: History, *, number: int, max_wait: float) -> Lease | Refusal:
-        """Take the best key for the next attempt of a call, to start within `max_wait` seconds, or say why not.
+    def acquire(
+        self, request: RouteRequest, history: History, *, number: int, max_wait: float
+    ) -> Lease | Turn | Refusal:
+        """Take the best key for the next attempt of a call, or a turn that brings one within `max_wait` seconds.
 
-        `number` counts the attempts of the call from 1. The lease must be settled or released, whatever happens.
+        `number` counts the attempts of the call from 1. A lease is to be used at once, and must be settled or
+        released, whatever happens; a turn must be looked at (`look`) until it is granted, or left.
         """
         now = self.clock.monotonic()
         with self._lock:
-            choice = select(
-                self._pool.keys.values(),
-                request,
-                history,
-                now=now,
-                latest=now + max_wait,
-                rng=self.rng,
-                trusting=self.is_single,
-            )
-            lease = self._lease(choice, request, number) if isinstance(choice, Choice) else None
-        self._take_back()
-        if lease is not None:
-            return lease
-        assert isinstance(choice, Refusal)
-        retry_after = choice.first_return - now if isfinite(choice.first_return) else None
-        reasons = {name: reason for name, (reason, _) in choice.obstacles.items()}
-        self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
-        return choice
+            taken = self._allocator.take(request, history, number=number, now=now, max_wait=max_wait)
+        if self._returns:
+            self._take_back()
+        if isinstance(taken, Refusal):
+            self._tell_refusal(request, taken, now)
+        return taken
 
-    def _lease(self, choice: Choice, request: RouteRequest, number: int) -> Lease:
-        state, start = choice.key, choice.start
-        state.in_flight += 1
-        state.last_used = start
-        account = state.account
-        if account.paces and (current := account.paces.get(family := model_family(request.model))) is not None:
-            account.paces[family] = pace.started(current, start)
-        lease = Lease(request, number, self._keys[state.name], start, state, account)
-        if state.health.probation is not None and not state.canary:
-            state.canary = lease.decides_key = True
-        if account.probation is not None and not account.canary:
-            account.canary = lease.decides_account = True
-        return lease
-
-    def is_open(self, lease: Lease) -> bool:
-        """Whether a lease that waited for its start may go now: nothing came between."""
+    def look(self, turn: Turn) -> Lease | Refusal | None:
+        """What a call that waits has got by now; None: wait on until `turn.look_at`, or until woken."""
+        now = self.clock.monotonic()
         with self._lock:
-            now = self.clock.monotonic()
-            found = self.is_single or is_open(
-                lease.state,
-                lease.request,
-                now,
-                decides_key=lease.decides_key,
-                decides_account=lease.decides_account,
-            )
+            self._allocator.look(turn, now)
+        if self._returns:
+            self._take_back()
+        if isinstance(turn.granted, Refusal):
+            self._tell_refusal(turn.request, turn.granted, now)
+        return turn.granted
+
+    def leave(self, turn: Turn) -> None:
+        """A call waits no longer: give back its place, or what it has got."""
+        self._take_back(lambda: self._allocator.leave(turn, self.clock.monotonic()))
+
+    def spare(self, request: RouteRequest, history: History, *, number: int) -> Lease | None:
+        """A lease for a second attempt beside one that is out, where an account has room to spare; else None."""
+        with self._lock:
+            spare = self._allocator.spare(request, history, number=number, now=self.clock.monotonic())
         self._take_back()
-        return found
+        return spare
+
+    def may_retry(self) -> bool:
+        """Whether the pool may make one more attempt on account of a failing provider or network; takes it."""
+        with self._lock:
+            may = self._allocator.retries.withdraw(self.clock.monotonic())
+        self._take_back()
+        return may
+
+    def heard(self, lease: Lease, readings: Sequence[Reading]) -> None:
+        """The headers of an answer have come, long before its end: what they say of limits is most worth now."""
+        self._take_back(lambda: self._learner.read(lease, readings))
 
     def started(self, lease: Lease) -> None:
         """Tell event sinks that the attempt is about to be sent."""
@@ -229,7 +231,7 @@ class Router:
 
     def unreadable(self, lease: Lease) -> None:
         """Give back a lease whose key's secret could not be read; the key is left alone for a while."""
-        self._take_back(lambda: self._learner.learn(lease, Outcome(Fault.VAULT)) if self._give_back(lease) else [])
+        self._take_back(lambda: self._unused(lease, Outcome(Fault.VAULT)))
 
     def stop_asking_usage(self, lease: Lease) -> None:
         """This host refuses streams that ask for their usage: ask no more."""
@@ -237,11 +239,11 @@ class Router:
 
     def release(self, lease: Lease) -> None:
         """Give back a lease of which nothing was sent, with its place among those that wait."""
-        self._take_back(lambda: self._give_back_unused(lease))
+        self._take_back(lambda: self._unused(lease, None))
 
     def abandon(self, settle: Callable[[], None]) -> None:
         """Have `settle` called at the next opportunity; for finalizers, which may run in any place."""
-        self._returns.append(lambda: settle() or [])
+        self._returns.append(settle)
 
     def settle(self, lease: Lease, outcome: Outcome, *, started_at: float, waited_s: float) -> None:
         """Learn from an attempt, record it and tell about it. A lease is settled once; later calls do nothing.
@@ -252,7 +254,7 @@ class Router:
             self._vault_secrets.forget(lease.key.name)  # it may have been replaced since it was read
         self._take_back(lambda: self._settle(lease, outcome, started_at, waited_s))
 
-    def _take_back(self, work: Callable[[], list[Event]] | None = None) -> None:
+    def _take_back(self, work: Callable[[], list[Event] | None] | None = None) -> None:
         """Do what is to be done with leases that come back, under the lock, one after another.
 
         The lock is never waited for: streams are closed by the garbage collector too, which may run in this very
@@ -261,43 +263,52 @@ class Router:
         if work is not None:
             self._returns.append(work)
         while self._returns and self._lock.acquire(blocking=False):
-            events: list[Event] = []
+            events: list[Event] | None = None
             try:
                 events = self._returns.popleft()()
+                if self._allocator.anyone_waits:
+                    self._allocator.go_on(self.clock.monotonic())
             except IndexError:
                 pass  # another thread was quicker
             finally:
                 self._lock.release()
-            for event in events:
+            for event in events or ():
                 self._emit(event)
 
     def _settle(self, lease: Lease, outcome: Outcome, started_at: float, waited_s: float) -> list[Event]:
-        if not self._give_back(lease):
+        if not self._allocator.give_back(lease, self.clock.monotonic(), unused=False):
             return []
         events = self._learner.learn(lease, outcome)
         if self.ledger is not None:
+            self._remember(self.ledger, lease, events)
             self.ledger.record(attempt_of(lease, outcome, pool=self.pool, started_at=started_at, waited_s=waited_s))
         if self._wants_attempts():
             events.append(attempt_ended(lease, outcome, self.pool, self.clock.time()))
         return events
 
-    def _give_back(self, lease: Lease) -> bool:
-        if lease.settled:
-            return False
-        lease.settled = True
-        lease.state.in_flight -= 1
-        if lease.decides_key:
-            lease.state.canary = False
-        if lease.decides_account:
-            lease.account.canary = False
-        return True
+    def _remember(self, ledger: Recorder, lease: Lease, events: list[Event]) -> None:
+        """Pass on what was learned, so that the next start is not blind."""
+        learned: list[Learned] = [
+            LearnedAccount(event.key, event.account, event.evidence, event.at)
+            for event in events
+            if isinstance(event, AccountLearned)
+        ]
+        now = self.clock.monotonic()
+        if lease.quota.buckets and now - lease.quota.saved_at >= REMEMBERED_EVERY:
+            learned += self._pool.limits_of(lease.account, lease.quota, now=now, wall=self.clock.time() - now)
+        if learned:
+            ledger.remember(self.pool, learned)
 
-    def _give_back_unused(self, lease: Lease) -> list[Event]:
-        family = model_family(lease.request.model)
-        current = lease.account.paces.get(family)
-        if self._give_back(lease) and current is not None:
-            lease.account.paces[family] = pace.given_back(current, self.clock.monotonic())
-        return []
+    def _unused(self, lease: Lease, outcome: Outcome | None) -> list[Event]:
+        if not self._allocator.give_back(lease, self.clock.monotonic(), unused=True):
+            return []
+        self._learner.unused(lease)
+        return self._learner.learn(lease, outcome) if outcome is not None else []
+
+    def _tell_refusal(self, request: RouteRequest, refusal: Refusal, now: float) -> None:
+        retry_after = refusal.first_return - now if isfinite(refusal.first_return) else None
+        reasons = {name: reason for name, (reason, _) in refusal.obstacles.items()}
+        self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
 
     # -- telling
 
@@ -306,37 +317,14 @@ class Router:
         self._take_back()
         with self._lock:
             now = self.clock.monotonic()
-            keys = [(state, *key_state(state, now)) for state in self._pool.keys.values()]
-            accounts = {state.account.name: state.account for state in self._pool.keys.values()}
-            return PoolStatus(
-                pool=self.pool,
-                at=self.clock.time(),
-                in_flight=sum(state.in_flight for state in self._pool.keys.values()),
-                keys=tuple(
-                    KeyStatus(
-                        k.name,
-                        k.provider,
-                        k.account.name,
-                        state,
-                        reason,
-                        self._known_wall(until, now),
-                        k.in_flight,
-                    )
-                    for k, state, reason, until in keys
-                ),
-                accounts=tuple(self._account_status(account, now) for account in accounts.values()),
-            )
-
-    def _account_status(self, account: AccountState, now: float) -> AccountStatus:
-        state, until = account_state(account, now)
-        members = tuple(s.name for s in self._pool.keys.values() if s.account is account)
-        parked = {f: self.clock.time() + t - now for f, t in parked_families(account.paces, now).items()}
-        return AccountStatus(account.name, members, state, self._known_wall(until, now), parked)
+            status = pool_status(self.pool, self._pool, now, self.clock.time() - now)
+        self._take_back()
+        return status
 
     def check_wishes(self, key: str | None, account: str | None) -> None:
         """Raise ConfigError if the pool has no such key or account: waiting would not bring it."""
-        if key is not None and key not in self._keys:
-            raise ConfigError(f"pool {self.pool!r} has no key {key!r}: it has {', '.join(self._keys)}")
+        if key is not None and key not in self._pool.keys:
+            raise ConfigError(f"pool {self.pool!r} has no key {key!r}: it has {', '.join(self._pool.keys)}")
         accounts = {state.account.name for state in self._pool.keys.values()}
         if account is not None and account not in accounts:
             raise ConfigError(f"pool {self.pool!r} has no account {account!r}: it has {', '.join(sorted(accounts))}")
@@ -348,14 +336,19 @@ class Router:
     def flush(self) -> None:
         """Wait, for some seconds at most, until all attempts so far are in the ledger."""
         self._take_back()
-        if self.ledger is not None:
-            self.ledger.flush()
+        if self.ledger is None:
+            return
+        with self._lock:
+            now = self.clock.monotonic()
+            learned: list[Learned] = []
+            for account in {state.account.name: state.account for state in self._pool.keys.values()}.values():
+                for quota in account.quotas.values():
+                    learned += self._pool.limits_of(account, quota, now=now, wall=self.clock.time() - now)
+        self.ledger.remember(self.pool, learned)
+        self.ledger.flush()
 
     def _tell_trouble(self, path: str, problem: str, waiting: int) -> None:
         self._emit(LedgerTrouble(self.clock.time(), self.pool, path, problem, waiting))
-
-    def _known_wall(self, monotonic: float, now: float) -> float | None:
-        return self.clock.time() + monotonic - now if isfinite(monotonic) else None
 
     def _wants_attempts(self) -> bool:
         return bool(self._sinks) or logger.isEnabledFor(DEBUG)
@@ -372,11 +365,20 @@ class Router:
         """In the child no lease is out, whatever the parent's calls are doing, and chance goes its own way."""
         self._begin()
         self.rng.seed()
-        for state in self._pool.keys.values():
-            state.in_flight = 0
-            state.canary = state.account.canary = False
+        self._pool.forget_leases()
         if self._vault is not None:
             self._vault_secrets = SecretLoader(self._vault, self.pool)
+
+
+def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights of tenants. Raises ConfigError where one is not above 0."""
+    # What users pass is checked here, whatever the annotations say.
+    if not isinstance(cast("object", weights), Mapping):
+        raise ConfigError(f"tenant_weights={weights!r}: give a mapping, such as {{'t1': 2.0}}")
+    for tenant, weight in weights.items():
+        if not isinstance(cast("object", weight), int | float) or not 0.0 < weight < inf:
+            raise ConfigError(f"tenant_weights: {tenant!r} has {weight!r}: give a number above 0")
+    return dict(weights)
 
 
 _routers: WeakSet[Router] = WeakSet()

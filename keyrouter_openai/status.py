@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 from .core.model import Fault
-from .core.pace import Pace
 from .core.state import AccountState, KeyState
+from .pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,33 @@ class KeyStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketStatus:
+    """One limit: units granted per `period` seconds, and what the router believes to be left of it now."""
+
+    family: str
+    dimension: str
+    period: float
+    limit: float
+    level: float
+    guessed: bool
+    """No provider named the limit: it is what went well, and the router tries for more."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountStatus:
-    """One quota domain: its keys, its state, and each model family that is parked, until when (wall clock)."""
+    """One quota domain: its keys, its state, each model family that is parked, until when (wall clock), its limits."""
 
     name: str
     keys: tuple[str, ...]
     state: str
     until: float | None
     parked: dict[str, float]
+    buckets: tuple[BucketStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """The whole pool. `in_flight` counts leases that are out, those that wait for their start included."""
+    """The whole pool. `in_flight` counts the attempts that are out."""
 
     pool: str
     at: float
@@ -59,7 +73,7 @@ def account_state(account: AccountState, now: float) -> tuple[str, float]:
     if account.probation is not None:
         closed = account.cause is Fault.ACCOUNT_CLOSED
         return "invalid" if closed else "exhausted", account.probation.due
-    until = max((pace.parked_until for pace in account.paces.values()), default=-inf)
+    until = max((quota.parked_until for quota in account.quotas.values()), default=-inf)
     return ("throttled", until) if until > now else ("available", -inf)
 
 
@@ -78,12 +92,41 @@ def key_state(key: KeyState, now: float) -> tuple[str, str, float]:
         return "suspect", "rejected once by the provider", -inf
     if state == "throttled":
         return state, "rate limit of its account", until
-    paused = max(key.host.paused_until.values(), default=-inf)
+    paused = max((breaker.opened_until for breaker in key.host.breakers.values()), default=-inf)
     if paused > now:
-        return "throttled", "its provider asked to pause", paused
+        return "throttled", "its provider is failing or asked to pause", paused
     return "available", "", -inf
 
 
-def parked_families(paces: dict[str, Pace], now: float) -> dict[str, float]:
-    """The model families that are parked at `now`, with the monotonic time of their return."""
-    return {family: pace.parked_until for family, pace in paces.items() if pace.parked_until > now}
+def pool_status(name: str, pool: Pool, now: float, wall: float) -> PoolStatus:
+    """The whole pool at monotonic time `now`; `wall` is what wall-clock time is ahead of that."""
+    accounts = {state.account.name: state.account for state in pool.keys.values()}
+    return PoolStatus(
+        pool=name,
+        at=now + wall,
+        in_flight=sum(state.in_flight for state in pool.keys.values()),
+        keys=tuple(_key_status(state, now, wall) for state in pool.keys.values()),
+        accounts=tuple(_account_status(account, pool, now, wall) for account in accounts.values()),
+    )
+
+
+def _key_status(key: KeyState, now: float, wall: float) -> KeyStatus:
+    state, reason, until = key_state(key, now)
+    return KeyStatus(key.name, key.provider, key.account.name, state, reason, _known(until + wall), key.in_flight)
+
+
+def _account_status(account: AccountState, pool: Pool, now: float, wall: float) -> AccountStatus:
+    state, until = account_state(account, now)
+    members = tuple(key.name for key in pool.members(account))
+    parked = {f: quota.parked_until + wall for f, quota in account.quotas.items() if quota.parked_until > now}
+    buckets: list[BucketStatus] = []
+    for family, quota in account.quotas.items():
+        for bucket in quota.buckets:
+            level = bucket.level_at(now)
+            dimension = bucket.dimension.value
+            buckets.append(BucketStatus(family, dimension, bucket.period, bucket.limit, level, bucket.guessed))
+    return AccountStatus(account.name, members, state, _known(until + wall), parked, tuple(buckets))
+
+
+def _known(wall_time: float) -> float | None:
+    return wall_time if isfinite(wall_time) else None

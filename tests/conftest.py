@@ -23,7 +23,9 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """No key, ledger or vault of whoever runs the tests is touched."""
     for name in ("OPENAI_API_KEY", "OPENAI_API_KEYS", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("KEYROUTER_POOL", "KEYROUTER_VAULT", "OPENAI_CUSTOM_HEADERS", "OPENAI_ADMIN_KEY"):
+    for name in ("KEYROUTER_POOL", "KEYROUTER_OBJECTIVE", "KEYROUTER_VAULT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("OPENAI_CUSTOM_HEADERS", "OPENAI_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KEYROUTER_DB", str(tmp_path / "usage.db"))
     yield

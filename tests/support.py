@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import anyio.to_thread
 import openai
 
 from keyrouter_openai import Key, Ledger, RoutedOpenAI, Router, SyncRoutedOpenAI
+from keyrouter_openai.clock import Signal
 from keyrouter_openai.events import Event
 from keyrouter_openai.testing import ProviderSimulator
 
@@ -37,11 +39,14 @@ class TurnedClock:
     def pass_(self, seconds: float) -> None:
         self.now += seconds
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, signal: Signal | None = None) -> None:
         self.sleep_sync(seconds)
-        await anyio.lowlevel.checkpoint()
+        await (anyio.lowlevel.checkpoint() if signal is None else signal.wait(0.0))
 
-    def sleep_sync(self, seconds: float) -> None:
+    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+        if signal is not None and signal.is_set():
+            signal.clear()
+            return
         self.slept.append(seconds)
         self.now += seconds
 
@@ -57,10 +62,10 @@ class Pool:
     events: list[Event] = field(default_factory=list[Event])
 
     def client(self, **arguments: Any) -> RoutedOpenAI:
-        return RoutedOpenAI(router=self.router, timeout=2.0, **arguments)
+        return RoutedOpenAI(router=self.router, timeout=arguments.pop("timeout", 60.0), **arguments)
 
     def client_sync(self, **arguments: Any) -> SyncRoutedOpenAI:
-        return SyncRoutedOpenAI(router=self.router, timeout=2.0, **arguments)
+        return SyncRoutedOpenAI(router=self.router, timeout=arguments.pop("timeout", 60.0), **arguments)
 
     def state(self, key: str) -> str:
         return self.router.status().key(key).state

@@ -60,6 +60,13 @@ BAD: list[tuple[str, Callable[[Path], dict[str, Any]], tuple[str, ...]]] = [
     ("a max_wait in words", lambda _: {"keys": KEY, "max_wait": "5"}, ("max_wait",)),
     ("half an attempt", lambda _: {"keys": KEY, "max_attempts": 1.5}, ("max_attempts",)),
     ("negative max_wait", lambda _: {"keys": KEY, "max_wait": -1}, ("max_wait", "0")),
+    ("router and objective", lambda _: {"router": Router(KEY), "objective": "cost"}, ("router=", "objective=")),
+    ("router and weights", lambda _: {"router": Router(KEY), "tenant_weights": {}}, ("router=", "tenant_weights=")),
+    ("no such objective", lambda _: {"keys": KEY, "objective": "cheapest"}, ("'cheapest'", "cost", "your own")),
+    ("an objective that ranks nothing", lambda _: {"keys": KEY, "objective": 5}, ("objective 5", "score(")),
+    ("a weight of nothing", lambda _: {"keys": KEY, "tenant_weights": {"t1": 0}}, ("tenant_weights", "'t1'", "above")),
+    ("a weight in words", lambda _: {"keys": KEY, "tenant_weights": {"t1": "2"}}, ("'t1'", "'2'", "number")),
+    ("weights without tenants", lambda _: {"keys": KEY, "tenant_weights": [1, 2]}, ("tenant_weights", "mapping")),
     ("no attempts", lambda _: {"keys": KEY, "max_attempts": 0}, ("max_attempts", "1")),
 ]
 
@@ -135,6 +142,25 @@ def test_a_pool_is_found_in_its_usual_place_when_the_ledger_is_elsewhere(tmp_pat
 def test_routing_wishes_are_checked() -> None:
     with pytest.raises(ConfigError, match="max_wait"), routing(max_wait=-1):
         pass
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_objective_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch, client: type) -> None:
+    monkeypatch.setenv("KEYROUTER_OBJECTIVE", "cheapest")
+    with pytest.raises(ConfigError, match="KEYROUTER_OBJECTIVE: objective 'cheapest' does not exist"):
+        client(keys=KEY)
+    client(keys=KEY, objective="cost")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_copy_shares_the_weights_of_its_router(client: Any) -> None:
+    first = client(keys=KEY)
+    with pytest.raises(ConfigError, match="tenant_weights= to the constructor"):
+        first.copy(tenant_weights={"t1": 2})
+    with pytest.raises(ConfigError, match="'t1'"):
+        first.copy(keys=KEY, tenant_weights={"t1": 0})
+    assert first.copy(objective="cost").router is first.router
+    assert first.copy(keys=KEY, tenant_weights={"t1": 2}).router is not first.router
 
 
 # Where keys come from, in order

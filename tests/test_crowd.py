@@ -26,7 +26,7 @@ from keyrouter_openai.testing import Latency, ProviderSimulator, SimAccount
 
 CALLS = 1000
 STREAMS = CALLS // 2
-BROKEN = len(range(0, 2 * STREAMS // 3, 10))
+BROKEN = len(range(0, 2 * STREAMS // 3, 40))
 """Streams that break after content."""
 CANCELLED = CALLS // 20
 THREADS = 32
@@ -93,7 +93,7 @@ def sim() -> Iterator[ProviderSimulator]:
     with ProviderSimulator([SimAccount(name, keys=2) for name in "ABCD"], latency=latency) as simulator:
         simulator.revoke("A/key-2")
         simulator.fail("rate_limit", account="B", times=40, wait=0.05)
-        for place in range(0, 2 * STREAMS // 3, 10):  # spread out, so that no call meets one after the other
+        for place in range(0, 2 * STREAMS // 3, 40):  # spread out, so that no call meets one after the other
             simulator.fail("server_error", times=1, after=place)
             simulator.fail("reset", times=1, after=place)
             simulator.fail("stream_cut", times=1, after=place, events=0)

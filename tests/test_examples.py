@@ -25,6 +25,11 @@ PRINTS = {
         r"o4-mini, answered by research: Say hello in one word\.\n"
         r"answered by support: And goodbye\?\n"
     ),
+    "own_objective.py": (
+        r"up to 100 tokens, answered by (research|support): Describe the sea\.\n"
+        r"up to 4000 tokens, answered by (research|support): Describe the sea\.\n"
+    ),
+    "tenants.py": r"((acme|globex): (Where is my order\?|Can I change my address\?|Sum up ticket \d\.)\n){5}",
     "events.py": (
         r"AccountParked\(.*'rate_limit'.*\)\n"
         r"KeyStateChanged\(.*new='throttled'.*\)\n"

@@ -34,8 +34,8 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
 
 
 async def prefer(pool: Pool, *names: str) -> None:
-    """Have the named key chosen next: all others are used once before, so that it is the least recently used."""
-    for name in ("C1", "B1", "A2", "A1"):
+    """Have the named key of A chosen next: all others are used before, and other accounts more."""
+    for name in ("C1", "C1", "B1", "B1", "A2", "A1"):
         if name not in names:
             pool.clock.pass_(1)
             await call(pool, sync=False, stream=False, client=pool.client().with_routing(key=name))
@@ -277,9 +277,9 @@ async def test_nothing_can_serve(pool: Pool, sync: bool) -> None:
 
 async def test_overload_parks_the_model_and_does_not_burn_through_the_keys(pool: Pool) -> None:
     await prefer(pool, "A1")
-    pool.sim.fail("overloaded", model="gpt-4o")
+    pool.sim.fail("slow_down", model="gpt-4o", wait=5)
     client = pool.client(max_wait=0)
-    assert isinstance((await call(pool, sync=False, stream=False, client=client)).error, openai.InternalServerError)
+    assert isinstance((await call(pool, sync=False, stream=False, client=client)).error, openai.RateLimitError)
     sent = len(upstream(pool))
     assert sent == 1, "with no time to wait, no second key of the same provider is sent there"
 

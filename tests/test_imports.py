@@ -20,10 +20,10 @@ HOME = Path(keyrouter_openai.__file__).parent
 LAYERS = (
     ("core",),
     ("errors", "providers", "keys"),
-    ("events", "protocols", "clock", "status"),
+    ("events", "protocols", "clock", "pool", "status", "route"),
     ("vaults", "sinks", "ledger"),
-    ("lease", "learning", "router"),
-    ("route", "exchange", "bodies", "_sdk", "options", "retry", "config", "drop_in"),
+    ("lease", "learning", "allocate", "router"),
+    ("exchange", "bodies", "_sdk", "prefix", "options", "hedging", "retry", "config", "drop_in"),
     ("client", "client_sync"),
     ("testing",),
     ("cli",),

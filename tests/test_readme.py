@@ -63,7 +63,7 @@ def test_the_changed_line_is_a_drop_in() -> None:
 
 
 def test_the_commands_run(tmp_path: Path) -> None:
-    with ProviderSimulator([SimAccount("acme", keys=4)]) as sim:
+    with ProviderSimulator([SimAccount("acme", keys=5)]) as sim:
         *added, imported, imported_too = sim.keys.values()
         environ = {
             **os.environ,

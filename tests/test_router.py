@@ -15,7 +15,8 @@ import pytest
 
 from keyrouter_openai import ConfigError, Key, NoKeyAvailable, RoutedOpenAI, Router
 from keyrouter_openai.core.model import Fault, Outcome, RouteRequest
-from keyrouter_openai.core.select import History
+from keyrouter_openai.core.queue import Turn
+from keyrouter_openai.core.select import History, Refusal
 from keyrouter_openai.lease import Lease
 from keyrouter_openai.ledger import Registry
 from keyrouter_openai.testing import ProviderSimulator, SimAccount, redirect, respond
@@ -84,14 +85,14 @@ async def test_cancelled_waiters_give_back_their_places(pool: Pool) -> None:
         assert isinstance(taken, Lease)
         router.settle(taken, refused, started_at=0.0, waited_s=0.0)
     waiting = [router.acquire(REQUEST, History(), number=1, max_wait=60) for _ in range(200)]
-    for lease in waiting:
-        assert isinstance(lease, Lease)
-        router.release(lease)
+    for turn in waiting:
+        assert isinstance(turn, Turn)
+        router.leave(turn)
     pool.clock.pass_(1.1)
     assert (await call(pool, sync=False, stream=False, client=pool.client(max_wait=0.5))).text == ECHO
 
 
-async def test_who_waited_for_an_account_that_died_meanwhile_goes_elsewhere(pool: Pool) -> None:
+async def test_who_waits_for_an_account_that_dies_is_told_at_once(pool: Pool) -> None:
     router = pool.router
     first = router.acquire(
         RouteRequest(id="r", endpoint="/x", model="gpt-4o", account="A"), History(), number=1, max_wait=0
@@ -104,11 +105,13 @@ async def test_who_waited_for_an_account_that_died_meanwhile_goes_elsewhere(pool
         )
         for _ in range(3)
     ]
-    pool.clock.pass_(2)
-    leases = [lease for lease in waiting if isinstance(lease, Lease)]
-    assert all(router.is_open(lease) for lease in leases)
-    router.settle(leases[0], Outcome(Fault.EXHAUSTED, 429), started_at=0.0, waited_s=0.0)
-    assert not any(router.is_open(lease) for lease in leases[1:])
+    pool.clock.pass_(1.0)
+    turns = [turn for turn in waiting if isinstance(turn, Turn)]
+    lease, *others = [router.look(turn) for turn in turns]
+    assert isinstance(lease, Lease)
+    assert others == [None, None], "the account is tried with one call after the other"
+    router.settle(lease, Outcome(Fault.EXHAUSTED, 429), started_at=0.0, waited_s=0.0)
+    assert all(isinstance(turn.granted, Refusal) for turn in turns[1:]), "nobody waits in vain"
 
 
 async def test_one_stray_refusal_fails_no_other_call(pool: Pool) -> None:
@@ -320,5 +323,4 @@ def test_names_that_callers_make_up_are_forgotten() -> None:
             clock.pass_(5)
     (state,) = {lease.state.host.name: lease.state for lease in [take(router, key="a")]}.values()
     assert len(state.denied) < 100
-    assert len(state.host.paused_until) < 10
-    assert len(state.host.strikes) < 10
+    assert len(state.host.breakers) < 100

@@ -44,20 +44,28 @@ keys.add_command(import_env)
 @click.option("--account", metavar="A", help="Keys of one account share its limits. Default: learned from answers.")
 @click.option("--weight", type=float, default=1.0, show_default=True, help="Share of the traffic.")
 @click.option("--model", "models", metavar="PATTERN", multiple=True, help="Only these models; may be repeated.")
+@click.option("--rpm", type=int, metavar="N", help="Requests per minute that the account grants. Default: learned.")
+@click.option("--tpm", type=int, metavar="N", help="Tokens per minute.")
+@click.option("--rpd", type=int, metavar="N", help="Requests per day.")
+@click.option("--tpd", type=int, metavar="N", help="Tokens per day.")
+@click.option("--concurrent", type=int, metavar="N", help="Requests at a time.")
+@click.option("--limits-for", metavar="PATTERN", help="The models that these limits hold for. Default: all.")
+@click.option("--price-multiplier", type=float, default=1.0, show_default=True, help="Cost relative to list prices.")
+@click.option("--quality", type=float, help="How good its answers are, from 0 to 1.")
 @click.option("--tag", "tags", metavar="T", multiple=True, help="A label for listings; may be repeated.")
 @click.pass_context
 def add(
     ctx: click.Context,
     name: str,
     pool: str,
-    provider: str,
-    base_url: str | None,
-    organization: str | None,
-    project: str | None,
-    account: str | None,
-    weight: float,
     models: tuple[str, ...],
-    tags: tuple[str, ...],
+    limits_for: str | None,
+    rpm: int | None,
+    tpm: int | None,
+    rpd: int | None,
+    tpd: int | None,
+    concurrent: int | None,
+    **fields: Any,
 ) -> None:
     """Add a key to a pool.
 
@@ -66,6 +74,7 @@ def add(
     \b
     Example:
       keyrouter-openai keys add work --model 'gpt-*' --tag team-a
+      keyrouter-openai keys add work --rpm 500 --tpm 200000 --limits-for 'gpt-4o*'
       pass show openai/work | keyrouter-openai keys add work
     """
     if ctx.args:  # which click would quote
@@ -73,17 +82,12 @@ def add(
             "only a NAME is taken: a secret on the command line stays in the shell's history. "
             "Leave it out, and the secret is asked for or read from standard input"
         )
-    key = Key(
-        name=name,
-        provider=provider,
-        base_url=base_url,
-        organization=organization,
-        project=project,
-        account=account,
-        weight=weight,
-        models=models or None,
-        tags=tags,
-    )
+    limits = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "tpd": tpd, "concurrent": concurrent}
+    limited = any(number is not None for number in limits.values())
+    if limits_for is not None and not limited:
+        raise click.UsageError("--limits-for says for which models: give a limit too, such as --rpm 500")
+    pattern = "*" if limits_for is None else limits_for
+    key = Key(name=name, models=models or None, limits={pattern: limits} if limited else {}, **fields)
     keystore = open_keystore()
     keystore.check_new(pool, name)
     keystore.add(pool, _with_secret(key, _read_secret()))
@@ -107,7 +111,8 @@ def list_keys(as_json: bool) -> None:
     """List the keys of all pools, without their secrets.
 
     With --json, an array of objects: pool, name, provider, base_url, organization, project, account, weight,
-    models (null: all), model_map, tags, enabled.
+    models (null: all), model_map, limits (by pattern: rpm, tpm, rpd, tpd, concurrent; null: learned),
+    price_multiplier, quality, tags, enabled.
 
     \b
     Example:
@@ -115,7 +120,21 @@ def list_keys(as_json: bool) -> None:
     """
     registry = open_keystore().registry
     rows = [{"pool": pool, **key.model_dump(mode="json")} for pool in registry.pools() for key in registry.keys(pool)]
-    print_rows(rows, as_json=as_json, if_empty="No keys yet: add one with `keyrouter-openai keys add NAME`.")
+    print_rows(
+        rows,
+        as_json=as_json,
+        if_empty="No keys yet: add one with `keyrouter-openai keys add NAME`.",
+        formats={"limits": _limits},
+    )
+
+
+def _limits(limits: dict[str, dict[str, int | None]]) -> str:
+    """Limits by pattern, as in `gpt-4o*: 500 rpm, 200,000 tpm`."""
+    given = (
+        f"{pattern}: " + ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number is not None)
+        for pattern, numbers in limits.items()
+    )
+    return "; ".join(given)
 
 
 @keys.command()

@@ -28,7 +28,7 @@ _ECHOING = re.compile(r"input|messages|prompt|content|choices|output|tools|flagg
 """Fields that may quote the caller: what stands in them is no evidence."""
 _NUMBERED = re.compile(r"(?:http_?|error_?|upstream_?)?(?:code|status|status_?code)|param")
 """Fields in which 400 to 599 is an HTTP status; one-api relays put the upstream's into `param`."""
-_TIMED = re.compile(r"retry-?(?:after|delay)[a-z-]*|resets-(?:at|in-seconds)|x-ratelimit-[a-z-]+")
+_NOTED = re.compile(r"retry-?(?:after|delay)[a-z-]*|resets-(?:at|in-seconds)|x-ratelimit-[a-z-]+|quotavalue")
 
 _OPENING = re.compile(r"""\{\s*["'}]|\A\s*\[""")
 _PAIR = re.compile(
@@ -43,7 +43,8 @@ _MARKUP = re.compile(r"<(style|script)\b.*?(?:</\1>|\Z)|<[^>]*>", re.DOTALL | re
 _URL = re.compile(r"https?://\S+")
 # What stands in quotes is the caller's own text: a role, a tool, a model. Whoever sends it must not choose the fault.
 _QUOTED = re.compile(r"""(?<!\w)(["'`])(?!\s).{1,200}?\1(?!\w)""")
-_LIMIT = re.compile(r"\blimit:? ~?(\d[\d,]*(?:\.\d+)?)")
+LIMIT = re.compile(r"\blimit(?::? ~?|\): [\d,.]+/)(\d[\d,]*(?:\.\d+)?)")
+"""The number of a limit: `Limit 8,000`, `limit: 50`, and xAI's `(actual/limit): 65605/16000`."""
 _REQUESTED = re.compile(r"\brequested:? ~?(\d[\d,]*(?:\.\d+)?)")
 
 _decode = json.JSONDecoder().raw_decode
@@ -66,7 +67,7 @@ class Answer:
     text: str
     """All human text in lower case, on one line, without links and markup."""
     fields: dict[str, str]
-    """Fields of the body that name a time, spelt like the headers that they stand for."""
+    """Fields of the body that name a time or limit, spelt like the headers that they stand for."""
 
 
 def read_answer(status: int, body: str | bytes) -> Answer:
@@ -82,7 +83,7 @@ def read_answer(status: int, body: str | bytes) -> Answer:
         if _NUMBERED.fullmatch(key) and re.fullmatch(r"[45]\d\d", word):
             if depth > depth_of_status:
                 status, depth_of_status = int(word), depth
-        elif _TIMED.fullmatch(name := key.replace("_", "-")):
+        elif _NOTED.fullmatch(name := key.replace("_", "-")):
             fields.setdefault(name, word[:100])
         elif not _SPEAKING.fullmatch(key):
             continue
@@ -96,12 +97,6 @@ def read_answer(status: int, body: str | bytes) -> Answer:
     heard = " | ".join(_QUOTED.sub(r"\1\1", sentence) for sentence in dict.fromkeys(said))
     plain = " ".join(_URL.sub(" ", heard).split())[:_MAX_TEXT]
     return Answer(status, tuple(dict.fromkeys([*exact, *codes, *_compared(plain)])), plain, fields)
-
-
-def named_limit(answer: Answer) -> int | None:
-    """The limit that an answer says was hit, or None."""
-    limits = [int(float(number.replace(",", ""))) for number in _LIMIT.findall(answer.text)]
-    return limits[0] if limits and limits[0] > 0 else None
 
 
 def _unquoted(text: str) -> str:
@@ -162,7 +157,7 @@ def _unescaped(escape: re.Match[str]) -> str:
 
 def _compared(text: str) -> Iterator[str]:
     """The codes that stand for what the numbers of a limit say: they decide where words and codes mislead."""
-    limits = [float(number.replace(",", "")) for number in _LIMIT.findall(text)]
+    limits = [float(number.replace(",", "")) for number in LIMIT.findall(text)]
     if not limits:
         return
     if 0 in limits:

@@ -1,7 +1,7 @@
-"""What an error answer means: whose fault it is, and how long to wait.
+"""What an error answer means: whose fault it is, how long to wait, and which limit was hit.
 
-An answer is read whole (`core.answers`), the tables of `core.rules` name the fault, `core.waits` the wait. What
-follows from a fault is the other half, in `core.verdict`.
+An answer is read whole (`core.answers`), the tables of `core.rules` name the fault, `core.waits` the wait and
+`core.named_limit` the limit. What follows from a fault is the other half, in `core.verdict`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .answers import Answer, named_limit, read_answer
+from .answers import Answer, read_answer
 from .model import Failure, Fault
+from .named_limit import named_limit
 from .rules import DEFAULTS, RULES
 from .waits import named_wait
 
@@ -45,7 +46,18 @@ def classify(*, provider: str, status: int, headers: Mapping[str, str], body: st
     if status < 300:
         status = answer.status if answer.status >= 400 else _STANDS_FOR.get(fault, 500)
     wait = named_wait(answer, fault, headers, now)
-    return Failure(fault, status, wait, _detail(code, answer), known, named_limit(answer))
+    named = named_limit(answer, fault)
+    return Failure(
+        fault,
+        status,
+        wait,
+        _detail(code, answer),
+        known,
+        limit=named.limit,
+        dimension=named.dimension,
+        period=named.period,
+        shared=named.shared,
+    )
 
 
 def default_fault(status: int) -> Fault:

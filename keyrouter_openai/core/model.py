@@ -5,9 +5,14 @@ Nothing here does I/O, reads a clock or knows the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .objectives import Objective
 
 
 class Fault(StrEnum):
@@ -50,6 +55,41 @@ class Fault(StrEnum):
     """The caller stopped reading, cancelled, or timed out on its own."""
 
 
+class Dimension(StrEnum):
+    """What a provider limits."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    """Input and output in one count."""
+    INPUT = "input_tokens"
+    OUTPUT = "output_tokens"
+
+
+MINUTE = 60.0
+DAY = 86400.0
+
+
+class Reading(NamedTuple):
+    """What one answer's headers say of one limit of its account and model family.
+
+    `period` is the seconds for which `limit` is granted, or None where the header's name does not say. `reset`
+    is the seconds from the writing of the header until the bucket is full. What is not there is None.
+    """
+
+    dimension: Dimension
+    period: float | None
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+class Estimate(NamedTuple):
+    """The tokens of a request before it runs: those of its prompt, and the cap of its answer, 0 where there is none."""
+
+    prompt: int = 0
+    answer: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one attempt. `prompt` includes `cached` and `cache_written`; `completion` includes `reasoning`."""
@@ -80,6 +120,12 @@ class Failure:
     known: bool = True
     limit: int | None = None
     """The account's whole limit in tokens or requests, where the answer names it."""
+    dimension: Dimension | None = None
+    """Which limit it was, where the answer says."""
+    period: float | None = None
+    """Seconds for which that limit is granted, where the answer says: 60 or 86400."""
+    shared: str | None = None
+    """The model whose limit this model shares, where the answer names it (`for limit gpt-4.1`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +166,7 @@ class Attempt:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-@dataclass(frozen=True, slots=True)
-class RouteRequest:
+class RouteRequest(NamedTuple):
     """One call as the router sees it: what is needed to choose a key, and nothing of its content."""
 
     id: str
@@ -129,17 +174,29 @@ class RouteRequest:
     """The path with ids replaced, such as `/files/{id}`."""
     model: str | None = None
     stream: bool = False
-    size: Callable[[], int] = int
-    """Estimated tokens as the provider charges them; called only where an account's limit is in question."""
-    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    estimate: Callable[[], Estimate] = Estimate
+    """Its tokens; called at most once an attempt, and only where a limit of tokens is known."""
+    prefixes: Callable[[], Sequence[int]] = tuple
+    """Hashes of ever longer beginnings of its prompt, longest last; empty where no provider would cache it."""
+    tenant: str = ""
+    """Who shares the pool's capacity under contention: calls of one tenant queue behind each other."""
+    objective: str | Objective | None = None
+    """The name of an objective, or one of the caller's own, in place of the pool's."""
+    urgent: bool = True
+    """False for batch work, which goes after all that is interactive."""
+    tags: Mapping[str, str] = MappingProxyType({})
     key: str | None = None
     """Only this key may serve the call."""
     account: str | None = None
     """Only keys of this account may serve the call."""
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the caller has said who may serve."""
+        return self.key is not None or self.account is not None
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+
+class Outcome(NamedTuple):
     """What an attempt came to: what `Router.settle` learns from and the ledger records."""
 
     fault: Fault
@@ -150,6 +207,13 @@ class Outcome:
     known: bool = True
     limit: int | None = None
     """The account's whole limit, where the answer named it."""
+    dimension: Dimension | None = None
+    """Which limit refused it, where the answer said."""
+    period: float | None = None
+    shared: str | None = None
+    """The model whose limit this model shares, where the answer named it."""
+    readings: Sequence[Reading] = ()
+    """What the answer's headers say of the account's limits."""
     cause: Fault = Fault.NONE
     """Why a stream broke, where its last event said so."""
     usage: Usage | None = None

@@ -8,17 +8,14 @@ from functools import lru_cache
 from math import inf
 from re import compile as regex
 
+from .breaker import Breaker
 from .health import HEALTHY, KeyHealth, Probation
-from .model import Fault
-from .pace import FREE, Pace
+from .model import Fault, RouteRequest
+from .quota import Quota
+from .standing import Standing
 
-
-@dataclass(frozen=True, slots=True)
-class TooLarge:
-    """Requests of `size` tokens or more are not sent until `until` (monotonic seconds): limits may be raised."""
-
-    size: int
-    until: float
+LONG = " (long context)"
+"""What the name of a family ends with for prompts so long that some models have other limits for them."""
 
 
 @dataclass(slots=True)
@@ -31,41 +28,64 @@ class AccountState:
     """Why it is on probation."""
     canary: bool = False
     """A call is out that will decide the probation."""
-    paces: dict[str, Pace] = field(default_factory=dict[str, Pace])
-    """By model family; a family that was never refused is not listed."""
-    too_large: dict[str, TooLarge] = field(default_factory=dict[str, TooLarge])
-    """By model family: the smallest request that is known to exceed the whole limit."""
+    quotas: dict[str, Quota] = field(default_factory=dict[str, Quota])
+    """By model family."""
+    standings: dict[str, Standing] = field(default_factory=dict[str, Standing])
+    """By model family."""
+    apart: set[str] = field(default_factory=set[str])
+    """Families of long prompts that have limits of their own."""
+    shared: dict[str, str] = field(default_factory=dict[str, str])
+    """Families whose limit is that of another: which."""
 
     @property
     def why(self) -> str:
         """Why it is on probation, in words."""
         return "closed by the provider" if self.cause is Fault.ACCOUNT_CLOSED else "out of credit or quota"
 
-    def pace(self, family: str) -> Pace:
-        """Its pace for a model family."""
-        return self.paces.get(family, FREE)
+    def quota(self, family: str, provider: str, now: float) -> Quota:
+        """Its limits for a model family. Long prompts share those of the others until they are seen not to."""
+        if family.endswith(LONG) and family not in self.apart:
+            family = family.removesuffix(LONG)
+        family = self.shared.get(family, family)
+        found = self.quotas.get(family)
+        if found is None:
+            found = self.quotas[family] = Quota(family, provider, now)
+        return found
+
+    def standing(self, family: str) -> Standing:
+        """What is known of its service of a model family."""
+        found = self.standings.get(family)
+        if found is None:
+            found = self.standings[family] = Standing()
+        return found
 
     def absorb(self, other: AccountState) -> None:
         """Take over what was learned of a key's own account, which turns out to be this one."""
-        for family, known in other.paces.items():
-            if known.parked_until > self.pace(family).parked_until:
-                self.paces[family] = known
-        self.too_large = {**other.too_large, **self.too_large}
+        for family, known in other.quotas.items():
+            if (own := self.quotas.get(family)) is None:
+                self.quotas[family] = known
+            else:
+                own.absorb(known)
         if self.probation is None and other.probation is not None:
             self.probation, self.cause = other.probation, other.cause
 
 
 @dataclass(slots=True)
 class HostState:
-    """A provider's address. Model `""` stands for all models."""
+    """A provider's address."""
 
     name: str
-    paused_until: dict[str, float] = field(default_factory=dict[str, float])
-    strikes: dict[str, int] = field(default_factory=dict[str, int])
+    breakers: dict[str, Breaker] = field(default_factory=dict[str, Breaker])
+    """By model, or by endpoint for calls without one; `""` for all of the host. Made at the first failure."""
     takes_stream_options: bool = True
     """It has not refused a stream for the usage that the router asked for."""
     refused_until: float = -inf
     """Until when it is remembered that this provider does not serve our network address."""
+
+    def breakers_for(self, request: RouteRequest) -> list[Breaker]:
+        """Those that concern a call."""
+        names = ("", scope_of(request))
+        return [self.breakers[name] for name in names if name in self.breakers]
 
 
 @dataclass(slots=True)
@@ -77,6 +97,8 @@ class KeyState:
     account: AccountState
     host: HostState
     weight: float = 1.0
+    quality: float = 0.5
+    price_multiplier: float = 1.0
     models: tuple[str, ...] | None = None
     enabled: bool = True
     declared_account: bool = False
@@ -87,24 +109,30 @@ class KeyState:
     denied: dict[str, float] = field(default_factory=dict[str, float])
     """Endpoints and models that this key may not use, each until when that is remembered."""
     in_flight: int = 0
-    last_used: float = -inf
-    seen: tuple[str | None, str | None] = (None, None)
-    """The organisation and project that its last answer named."""
+    rank: float = 0.0
+    """Calls served relative to its weight."""
     announced: str = "available"
     """The state last told to event sinks."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing at all is held against it."""
+        return (
+            self.health is HEALTHY
+            and not self.denied
+            and self.enabled
+            and self.vault_until == -inf
+            and self.host.refused_until == -inf
+        )
 
     def serves(self, model: str | None) -> bool:
         """Whether its `models` patterns let it serve this model."""
         return self.models is None or model is None or _matches(self.models, model)
 
 
-@dataclass(slots=True)
-class PoolState:
-    """All that is known of one pool."""
-
-    keys: dict[str, KeyState] = field(default_factory=dict[str, KeyState])
-    accounts: dict[str, AccountState] = field(default_factory=dict[str, AccountState])
-    hosts: dict[str, HostState] = field(default_factory=dict[str, HostState])
+def scope_of(request: RouteRequest) -> str:
+    """What of a host an overload concerns: the model, or the endpoint where there is none."""
+    return request.model or request.endpoint
 
 
 def remember(memory: dict[str, float], name: str, until: float, now: float) -> None:

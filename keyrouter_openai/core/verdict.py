@@ -81,6 +81,10 @@ POLICIES: dict[Fault, Policy] = {
 }  # fmt: skip
 
 
+FREE = (Fault.KEY_REFUSED, Fault.RATE_LIMIT, Fault.EXHAUSTED, Fault.ACCOUNT_CLOSED, Fault.TOO_LARGE)
+"""Faults after which an attempt does not count against a call: each puts a key or an account aside, which ends."""
+
+
 def may_try_again(fault: Fault) -> bool:
     """Whether another attempt makes sense after one that ended in `fault`."""
     return POLICIES[fault].verdict not in (Verdict.RETURN, Verdict.FAIL)

@@ -5,26 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta, tzinfo
-from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
 from .answers import Answer
+from .durations import DURATION, seconds
 from .model import Fault
-
-LONGEST = 32 * 86_400.0
-"""Seconds. The longest wait that a provider means is until the first of the next month."""
 
 _PACIFIC = ZoneInfo("America/Los_Angeles")
 
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_NUMBER = r"\d+(?:\.\d+)?"
-_UNIT = r"(?:ns|us|µs|ms|millis\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
-_PART = re.compile(rf"({_NUMBER}) ?({_UNIT})")
-_DURATION = rf"(?:{_NUMBER} ?{_UNIT}(?:,? (?:and )?)?)+"
-_WHOLE = re.compile(_DURATION)
 _TOLD = re.compile(
     r"(?:try again|retry|wait|resets?|available again) (?:(?:again|in|after|for|at least|about) )*"
-    rf"(?P<duration>{_DURATION})"
+    rf"(?P<duration>{DURATION})"
 )
 _TOLD_DATE = re.compile(
     r"(?:regain access|try again|resets?) (?:on|at) (?P<date>\d{4}-\d\d-\d\d)(?:(?: at |t| )(?P<time>\d\d:\d\d))?"
@@ -66,41 +57,6 @@ def named_wait(answer: Answer, fault: Fault, headers: Mapping[str, str], now: fl
     if wait is None and fault is Fault.EXHAUSTED and _MONTH.search(said):
         wait = _until_next_month(now)
     return wait
-
-
-def seconds(value: str, now: float) -> float | None:
-    """A wait written as a number, a duration (`1h2m3.5s`) or a date (epoch, RFC 3339, HTTP), in seconds.
-
-    None for what is none of these, is not in the future, or is further off than `LONGEST`.
-    """
-    value = value.strip().lower()
-    try:
-        number = float(value)
-    except ValueError:
-        number = _duration(value) if _WHOLE.fullmatch(value) else _date(value.upper()) - now
-    if number > 1e12:
-        number = number / 1000.0 - now
-    elif number > 1e9:
-        number -= now
-    return number if 0.0 < number <= LONGEST else None
-
-
-def _duration(text: str) -> float:
-    return sum(
-        float(number) * (_UNITS.get(unit) or _UNITS["ms" if unit.startswith("mil") else unit[0]])
-        for number, unit in _PART.findall(text)
-    )
-
-
-def _date(text: str) -> float:
-    """Seconds since the epoch, or nan."""
-    for parse in (datetime.fromisoformat, parsedate_to_datetime):
-        try:
-            date = parse(text)
-            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            continue
-    return float("nan")
 
 
 def _from_fields(fields: Mapping[str, str], now: float) -> float | None:

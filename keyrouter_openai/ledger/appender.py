@@ -1,4 +1,4 @@
-"""The open file that attempts are appended to."""
+"""The open file that the ledger writes into."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 from threading import RLock
 from weakref import WeakSet
 
+from keyrouter_openai.core.memory import Learned
 from keyrouter_openai.core.model import Attempt
 
+from . import memory
 from .database import open_to_write
-from .schema import INSERT_ATTEMPT, Row, attempt_row, storable
+from .schema import INSERT_ATTEMPT, attempt_row, storable
 
 
 class Appender:
-    """Opens its file when there is something to append, and keeps it open.
+    """Opens its file when there is something to write, and keeps it open.
 
     It is closed during a fork, so that the child inherits nothing of SQLite: it would go by locks of its
     parent that it does not have (https://www.sqlite.org/howtocorrupt.html, section 2.6).
@@ -29,13 +31,15 @@ class Appender:
         self._opened: tuple[int, int] | None = None
         _appenders.add(self)
 
-    def append(self, attempts: Sequence[Attempt]) -> None:
-        """Append all or, if it raises sqlite3.Error, OSError or ConfigError, none of the attempts."""
-        rows = [attempt_row(attempt) for attempt in attempts]
+    def append(self, attempts: Sequence[Attempt], learned: Sequence[tuple[str, Learned]]) -> None:
+        """Append the attempts and bring in what was learned, each with its pool.
+
+        All of it is written or, if this raises sqlite3.Error, OSError or ConfigError, none.
+        """
+        changes = [(INSERT_ATTEMPT, [attempt_row(attempt) for attempt in attempts]), *memory.changes(learned)]
         with _lock:
-            connection = self._open()
             try:
-                _insert(connection, rows)
+                _write(self._open(), changes)
             except sqlite3.Error:
                 self.close()
                 raise
@@ -54,17 +58,20 @@ class Appender:
         if self._connection is None:
             self._connection = open_to_write(self._path)
             self._opened = _identity(self._path)
+            _write(self._connection, memory.forgetting())
         return self._connection
 
 
-def _insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
+def _write(connection: sqlite3.Connection, changes: Sequence[memory.Change]) -> None:
     with connection:
         try:
-            connection.executemany(INSERT_ATTEMPT, rows)
+            for sql, rows in changes:
+                connection.executemany(sql, rows)
             return
         except (UnicodeEncodeError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
             connection.rollback()
-        connection.executemany(INSERT_ATTEMPT, [storable(row) for row in rows])
+        for sql, rows in changes:
+            connection.executemany(sql, [storable(row) for row in rows])
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

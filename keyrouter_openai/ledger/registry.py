@@ -12,6 +12,13 @@ from keyrouter_openai.keys import Key, check_name
 
 from .database import reading, writing
 
+_FORGET_KEY = (
+    "delete from keys where pool = :pool and name = :name",
+    "delete from learned_accounts where pool = :pool and key = :name",
+    "delete from learned_limits where pool = :pool and account = 'key:' || :name",
+)
+"""Removes a key with what was learned of it: another key may come to have its name."""
+
 
 class Registry:
     """The keys of all pools, in the ledger's file.
@@ -60,20 +67,24 @@ class Registry:
                 )
 
     def remove(self, pool: str, name: str) -> None:
-        """Forget a key; its secret stays in its vault. Raises ConfigError if there is none of that name."""
-        self._change(pool, name, "delete from keys where pool = :pool and name = :name")
+        """Forget a key and what was learned of it; its secret stays in its vault.
+
+        Raises ConfigError if there is none of that name.
+        """
+        self._change(pool, name, *_FORGET_KEY)
 
     def set_enabled(self, pool: str, name: str, enabled: bool) -> None:
         """Put a key into use or out of it. Raises ConfigError if there is none of that name."""
         self._change(pool, name, f"update keys set enabled = {enabled:d} where pool = :pool and name = :name")
 
-    def _change(self, pool: str, name: str, sql: str) -> None:
+    def _change(self, pool: str, name: str, *statements: str) -> None:
         names = self._names(pool)
         if name not in names:
             known = f"it has {', '.join(names)}" if names else "it has none"
             raise ConfigError(f"pool {pool!r} has no key {name!r}: {known}")
         with writing(self.path) as connection:
-            connection.execute(sql, {"pool": pool, "name": name})
+            for sql in statements:
+                connection.execute(sql, {"pool": pool, "name": name})
 
     def _names(self, pool: str) -> list[str]:
         with reading(self.path) as connection:

@@ -11,7 +11,7 @@ from keyrouter_openai.core.model import Attempt, Usage
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The number of migrations. It is also the file's `user_version`, which any program can read cheaply."""
 
 ATTEMPT_COLUMNS: dict[str, type] = {
@@ -149,5 +149,13 @@ def _migrations() -> Migrations:
             pk=("pool", "name"),
             not_null={"pool", "name", "metadata", "enabled", "added_at"},
         )
+
+    @migrations()
+    def learned_limits_and_accounts(database: Database) -> None:
+        limit = {"pool": str, "account": str, "family": str, "dimension": str, "period": float}
+        value = {"limit": float, "burst": float, "level": float, "at": float, "guessed": bool}
+        database.table("learned_limits").create({**limit, **value}, pk=tuple(limit), not_null={*limit, *value})
+        account = {"pool": str, "key": str, "account": str, "evidence": str, "at": float}
+        database.table("learned_accounts").create(account, pk=("pool", "key"), not_null=set(account))
 
     return migrations

@@ -1,4 +1,4 @@
-"""Attempts on their way into the file: taken into memory at once, written by a thread of their own."""
+"""Attempts and what was learned, on their way into the file: taken at once, written by a thread of their own."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
+from keyrouter_openai.core.memory import Learned
 from keyrouter_openai.core.model import Attempt
 from keyrouter_openai.errors import ConfigError
 
-from . import queries
+from . import memory, queries
 from .appender import Appender
 from .database import explain
 from .queries import When
@@ -29,7 +30,7 @@ MAX_WAITING = 100_000
 """Attempts kept in memory while the file cannot be written."""
 
 _BATCH = 1_000
-"""Attempts in one transaction: few enough that other processes get their turn."""
+"""Attempts, and learned values, in one transaction: few enough that other processes get their turn."""
 _GATHER_S = 0.01
 """Seconds to let attempts gather before they are written together: waking the thread for each costs most."""
 _IDLE_S = 10.0
@@ -42,8 +43,15 @@ _EXIT_S = 5.0
 _log = logging.getLogger("keyrouter_openai")
 
 
+class _Lesson(NamedTuple):
+    """What was learned of a pool at one moment."""
+
+    pool: str
+    values: tuple[Learned, ...]
+
+
 class _Flush(Event):
-    """A request that travels behind the attempts it waits for; set when it is answered."""
+    """A request that travels behind what it waits for; set when it is answered."""
 
     def __init__(self, *, closing: bool = False) -> None:
         super().__init__()
@@ -52,9 +60,9 @@ class _Flush(Event):
 
 
 class Ledger:
-    """The attempts of any number of clients and processes, in one SQLite file.
+    """The attempts of any number of clients and processes, and what they taught, in one SQLite file.
 
-    Making one stores the path and no more: the file comes with the first attempt. `record` hands an attempt to a
+    Making one stores the path and no more: the file comes with what is first taken. `record` hands an attempt to a
     thread that lets some gather and has them in the file a hundredth of a second later; a process killed in
     between loses them, and `flush` has them written at once. The interpreter's exit closes every ledger;
     `os._exit`, with which `multiprocessing` ends its workers, does not.
@@ -65,7 +73,7 @@ class Ledger:
 
     Args:
         path: the file; `default_path()` is the usual one.
-        on_trouble: gets what is wrong (empty when it is over) and the number of attempts that wait, on the
+        on_trouble: gets what is wrong (empty when it is over) and the number of rows that wait, on the
             ledger's thread. It must not raise. Where none is given, the first router of this ledger takes it
             to tell of it as an event.
     """
@@ -78,7 +86,7 @@ class Ledger:
 
     def _begin(self) -> None:
         # A SimpleQueue, as its put() may interrupt itself: streams are recorded by their finalizers.
-        self._inbox: SimpleQueue[Attempt | _Flush] = SimpleQueue()
+        self._inbox: SimpleQueue[Attempt | _Lesson | _Flush] = SimpleQueue()
         self._hurry = Event()
         """Somebody waits for the file: no gathering now."""
         self._starting = Lock()
@@ -86,6 +94,8 @@ class Ledger:
         # The thread's own:
         self._appender = Appender(self.path)
         self._rows: deque[Attempt] = deque()
+        self._learned: dict[tuple[str, tuple[object, ...]], Learned] = {}
+        """By pool and subject: as many as the routers that learned them keep themselves."""
         self._flushes: list[_Flush] = []
         self._dropped = 0
         self._told = 0  # 1: there is a problem; 2: attempts are being dropped
@@ -95,8 +105,25 @@ class Ledger:
         self._inbox.put(attempt)
         self._ensure_thread()
 
+    def remember(self, pool: str, values: Sequence[Learned]) -> None:
+        """Take what was learned of a pool, to be kept for 30 days and found by `recall`.
+
+        Of one subject the latest value replaces all others, also those of other processes. As `record`, it takes a
+        few microseconds and never raises.
+        """
+        self._inbox.put(_Lesson(pool, tuple(values)))
+        self._ensure_thread()
+
+    def recall(self, pool: str) -> tuple[Learned, ...]:
+        """What was learned of a pool in the last 30 days and is in the file: accounts first, then limits.
+
+        Blocks while it reads, some microseconds a value. Never raises: where the file cannot be read, that is said
+        on the logger `keyrouter_openai` and nothing is found.
+        """
+        return memory.recall(self.path, pool)
+
     def flush(self, timeout: float = 5.0) -> bool:
-        """Block up to `timeout` seconds until all that was recorded before is in the file; whether it is.
+        """Block up to `timeout` seconds until all that was taken before is in the file; whether it is.
 
         Attempts that were dropped for want of room are not waited for.
         """
@@ -121,7 +148,7 @@ class Ledger:
         if request.wait(timeout) and thread is not None:
             thread.join(timeout)
         if not request.written:
-            _log.warning("ledger %s closed with %d attempts not written", self.path, self._waiting())
+            _log.warning("ledger %s closed with %d rows not written", self.path, self._waiting())
 
     def attempts(
         self,
@@ -184,7 +211,7 @@ class Ledger:
         return self._thread is None and not self._waiting()
 
     def _waiting(self) -> int:
-        return self._inbox.qsize() + len(self._rows)
+        return self._inbox.qsize() + len(self._rows) + len(self._learned)
 
     def _ensure_thread(self) -> bool:
         """Have a thread see to the inbox; False if there is none to be had, as when the interpreter ends."""
@@ -221,10 +248,7 @@ class Ledger:
                 self._hurry.wait(_GATHER_S)
             self._hurry.clear()
             while not isinstance(item, _Flush):
-                if len(self._rows) >= MAX_WAITING:
-                    self._rows.popleft()
-                    self._dropped += 1
-                self._rows.append(item)
+                self._take(item)
                 taken += 1
                 if taken == _BATCH:
                     return True
@@ -233,6 +257,18 @@ class Ledger:
             return taken > 0
         self._flushes.append(item)
         return True
+
+    def _take(self, item: Attempt | _Lesson) -> None:
+        if isinstance(item, _Lesson):
+            for value in item.values:
+                subject = item.pool, value.subject
+                if (known := self._learned.get(subject)) is None or known.at <= value.at:
+                    self._learned[subject] = value
+            return
+        if len(self._rows) >= MAX_WAITING:
+            self._rows.popleft()
+            self._dropped += 1
+        self._rows.append(item)
 
     def _write_or_wait(self) -> bool:
         """Write all rows, trying again for as long as it takes; False if the thread is to end."""
@@ -267,14 +303,17 @@ class Ledger:
 
     def _write_rows(self) -> str:
         """Write the rows, as many at a time as fit into a batch; what went wrong, or an empty string."""
-        while self._rows:
+        while self._rows or self._learned:
             batch = list(islice(self._rows, _BATCH))
+            learned = list(islice(self._learned.items(), _BATCH))
             try:
-                self._appender.append(batch)
+                self._appender.append(batch, [(pool, value) for (pool, _), value in learned])
             except (sqlite3.Error, OSError, ConfigError) as error:
                 return explain(error, self.path)
             for _ in batch:
                 self._rows.popleft()
+            for subject, _ in learned:
+                del self._learned[subject]
         return ""
 
     def _tell(self, problem: str) -> None:
@@ -287,7 +326,7 @@ class Ledger:
         if problem:
             if self._dropped:
                 problem += f" (the oldest attempts are dropped now, beyond {MAX_WAITING:,})"
-            _log.warning("%s; %d attempts wait in memory, calls go on", problem, waiting)
+            _log.warning("%s; %d rows wait in memory, calls go on", problem, waiting)
         else:
             _log.warning("ledger %s is written again; %d attempts were dropped", self.path, self._dropped)
             self._dropped = 0

@@ -1,6 +1,7 @@
 """A provider to test against: a real HTTP server that limits, runs dry, and fails as told.
 
-    model.py      accounts, keys, limits, credit: pure, also for simulations in virtual time
+    model.py      the provider's books: accounts, keys, credit; pure, also for simulations in virtual time
+    account.py    one account's books (with limits.py, cache.py, and headers.py, which shows the limits)
     faults.py     what can go wrong, as data
     endpoints.py  what each endpoint answers (with responses.py, files.py, generate.py)
     handler.py    from a request to its answer and its record
@@ -10,9 +11,10 @@
 It needs no OpenAI SDK. `python -m keyrouter_openai.testing --help` runs it as a command.
 """
 
+from .account import SimAccount
 from .faults import FAULTS, Fault, redirect, respond
 from .handler import Call
-from .model import Latency, SimAccount
+from .model import Latency
 from .simulator import ProviderSimulator
 
 __all__ = ["FAULTS", "Call", "Fault", "Latency", "ProviderSimulator", "SimAccount", "redirect", "respond"]

@@ -43,6 +43,8 @@ class Work:
     prompt_tokens: int
     max_tokens: int | None
     charge: int
+    cached_tokens: int = 0
+    """How many of the prompt's tokens the cache has."""
 
     def answer(self, ident: str, created: int) -> Reply:
         """The answer; `ident` becomes a part of its id."""
@@ -120,12 +122,12 @@ def _positive(fields: Json, name: str) -> int | None:
     raise Refused(invalid(text, name, "integer_below_min_value"))
 
 
-def _usage(prompt_tokens: int, completion_tokens: int) -> Json:
+def _usage(work: Work, completion_tokens: int) -> Json:
     return {
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": work.prompt_tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "total_tokens": work.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": work.cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,
@@ -169,7 +171,7 @@ def _plain(work: Work, head: Json, said: list[tuple[str, bool]], shape: Callable
         for index, (text, cut) in enumerate(said)
     ]
     made = sum(count_tokens(text) for text, _ in said)
-    body = {**head, "choices": choices, "usage": _usage(work.prompt_tokens, made), "service_tier": "default"}
+    body = {**head, "choices": choices, "usage": _usage(work, made), "service_tier": "default"}
     return _used(json_reply(body), work.prompt_tokens, made)
 
 
@@ -198,7 +200,7 @@ def _stream(
                 yield Event(chunk(index, shape(piece)), content=True)
             yield Event(chunk(index, closing, "length" if cut else "stop"))
         if with_usage:
-            yield Event(_sse({**head, "choices": [], "usage": _usage(work.prompt_tokens, made)}))
+            yield Event(_sse({**head, "choices": [], "usage": _usage(work, made)}))
         yield Event(b"data: [DONE]\n\n")
 
     return _used(event_stream(tuple(events())), work.prompt_tokens, made)
@@ -207,7 +209,8 @@ def _stream(
 def _response(work: Work, ident: str, created: int) -> Reply:
     text, cut = work.text(last_user_text(work.fields["input"]))
     made = count_tokens(text)
-    body = responses.body(work.fields, ident, created, text, work.prompt_tokens, made, cut=cut)
+    usage = responses.usage(work.prompt_tokens, work.cached_tokens, made)
+    body = responses.body(work.fields, ident, created, text, usage, cut=cut)
     reply = event_stream(responses.events(body, pieces(text))) if work.stream else json_reply(body)
     return _used(reply, work.prompt_tokens, made)
 

@@ -23,7 +23,8 @@ class Context:
     route: str = ""
     wait: float = 1.0
     unit: str = "requests"
-    dimension: str = "requests per min (RPM)"
+    dimension: str = ""
+    """In the API's words. Default: `unit` per minute."""
     limit: int = 60
     used: int = 60
     requested: int = 1
@@ -47,6 +48,7 @@ _QUOTA = (
     "this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
 )
 _INCORRECT = "You can find your API key at https://platform.openai.com/account/api-keys."
+_PER_MINUTE = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
 _LIMITS_PAGE = "Visit https://platform.openai.com/account/rate-limits to learn more."
 
 ERRORS: dict[str, ApiError] = {
@@ -112,10 +114,12 @@ ERRORS: dict[str, ApiError] = {
         429,
         "tokens",
         "rate_limit_exceeded",
-        "Request too large for {model} in organization {organization} on tokens per min (TPM): "
+        "Request too large for {model} in organization {organization} on {dimension}: "
         "Limit {limit}, Requested {requested}. The input or output tokens must be reduced in order to run "
         "successfully. " + _LIMITS_PAGE,
     ),
+    # DeepSeek's words: it limits nothing but the calls at a time, and names no wait.
+    "concurrency_limit": ApiError(429, "unknown_error", "invalid_request_error", "Too many concurrent requests"),
     "quota_exhausted": ApiError(429, "insufficient_quota", "insufficient_quota", _QUOTA),
     "spend_limit_project": ApiError(429, "insufficient_quota", "project_spend_limit_exceeded", _QUOTA),
     "spend_limit_organization": ApiError(429, "insufficient_quota", "organization_spend_limit_exceeded", _QUOTA),
@@ -186,7 +190,7 @@ def error_reply(name: str, context: Context) -> Reply:
         "route": context.route,
         "wait": go_duration(context.wait),
         "unit": context.unit,
-        "dimension": context.dimension,
+        "dimension": context.dimension or _PER_MINUTE[context.unit],
         "limit": context.limit,
         "used": context.used,
         "requested": context.requested,

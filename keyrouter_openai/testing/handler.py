@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from random import Random
 from typing import Protocol
 
+from .account import Admitted
+from .cache import hash_prefixes
 from .endpoints import ENDPOINTS, Work
 from .errors import Context, error_reply, invalid
 from .faults import CallScope, FaultRules
 from .files import FileStore
+from .generate import CHARS_PER_TOKEN, text_of
 from .model import Latency, SimKey, SimProvider
 from .wire import Json, Refused, Reply, Request, as_object, json_reply
 
@@ -19,6 +23,8 @@ MODELS = "/v1/models"
 DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-image-1", "text-embedding-3-small")
 # The one version of OpenAI's API there has been (https://developers.openai.com/api/reference/overview).
 API_VERSION = "2020-10-01"
+# Tokens in a block of the prompt cache.
+CACHE_BLOCK = 512
 
 
 class TimeSource(Protocol):
@@ -71,6 +77,7 @@ class _Exchange:
     fields: Json
     work: Work | Refused | None
     fault: str | None = None
+    admitted: Admitted | None = None
 
     @property
     def model(self) -> str | None:
@@ -105,6 +112,9 @@ class Handler:
             reply = refused.reply
         if reply.tokens:
             reply = self._latency.apply(reply, self._rng)
+        if exchange.admitted:
+            end = self._clock.monotonic() + reply.seconds
+            self._provider.finish(exchange.admitted, end, reply.completion_tokens)
         if not reply.bare:
             reply = replace(reply, headers={**self._api_headers(exchange, reply), **reply.headers})
         return reply, self._record(exchange, reply)
@@ -146,15 +156,24 @@ class Handler:
         return self._look_up(exchange, key)
 
     def _call_model(self, exchange: _Exchange, work: Work, key: SimKey, now: float) -> Reply:
-        limits = self._provider.admit(key, work.model, work.charge, now)
-        reply = work.answer(self._ident(), int(self._clock.time()))
+        cached = self._cached_tokens(work, key, now)
+        exchange.admitted = self._provider.admit(key, work.model, work.charge, now, work.prompt_tokens - cached)
+        reply = replace(work, cached_tokens=cached).answer(self._ident(), int(self._clock.time()))
         self._provider.bill(key, reply.tokens)
-        reply = replace(reply, headers={**reply.headers, **limits})
+        reply = replace(reply, headers={**reply.headers, **exchange.admitted.headers})
         rule = self._faults.take(exchange.scope, spoiling=True) if reply.events else None
         if rule and rule.fault.spoil:
             exchange.fault = rule.fault.name
             reply = rule.fault.spoil(reply, rule.events)
         return reply
+
+    def _cached_tokens(self, work: Work, key: SimKey, now: float) -> int:
+        if not work.endpoint.generates or not self._provider.account(key.account).cache:
+            return 0
+        # Instructions come before the rest of the prompt.
+        text = text_of(work.fields.get("instructions")) + text_of(work.fields[work.endpoint.prompt])
+        prefixes = hash_prefixes(work.model, text, CACHE_BLOCK * CHARS_PER_TOKEN)
+        return self._provider.cached_tokens(key, prefixes, CACHE_BLOCK, now)
 
     def _look_up(self, exchange: _Exchange, key: SimKey) -> Reply:
         """Answer what needs no model: the Models API and the Files API."""
@@ -206,6 +225,7 @@ class Handler:
 
     def _api_headers(self, exchange: _Exchange, reply: Reply) -> dict[str, str]:
         headers = {
+            "date": formatdate(self._clock.time(), usegmt=True),
             "x-request-id": f"req_{self._rng.getrandbits(128):032x}",
             "openai-version": API_VERSION,
             "openai-processing-ms": str(int(reply.delay * 1000)),

@@ -11,48 +11,18 @@ of `max_tokens` and a quarter of the characters; a request that fails counts as 
 from __future__ import annotations
 
 import math
-import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from .errors import Context, error_reply
-from .wire import Refused, Reply, go_duration
+from ..core.model import MINUTE
+from .account import Account, Admitted, Denied, SimAccount
+from .errors import Context
+from .limits import Level
+from .wire import Reply
 
-MINUTE = 60.0
-REQUESTS, TOKENS = "requests", "tokens"
-
-_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _SECRET_CHARS = string.ascii_letters + string.digits
-# Far above what floats lose in refills, far below a token.
-_NOISE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class SimAccount:
-    """One quota domain of the simulated provider.
-
-    Args:
-        name: how tests speak of it; unique.
-        keys: how many keys to make (their secrets come from the seed), or the secrets themselves.
-        rpm: requests per minute for each model. Default: no limit.
-        tpm: tokens per minute for each model. Default: no limit.
-        credit_calls: after so many served calls the account runs dry. Default: never.
-        credit_tokens: after so many used tokens the account runs dry. Default: never.
-        models: the models it has access to. Default: any.
-        organization, project: what the answers' headers show. Default: made from the name.
-    """
-
-    name: str
-    keys: int | Sequence[str] = field(default=1, repr=False)
-    rpm: int | None = None
-    tpm: int | None = None
-    credit_calls: int | None = None
-    credit_tokens: int | None = None
-    models: Sequence[str] | None = None
-    organization: str = ""
-    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,99 +63,6 @@ class SimKey:
     secret: str = field(repr=False)
 
 
-class Bucket:
-    """A limit that refills continuously, and is full at first."""
-
-    def __init__(self, capacity: int, per_second: float, now: float) -> None:
-        self.capacity = capacity
-        self.per_second = per_second
-        self._level = float(capacity)
-        self._at = now
-
-    def level(self, now: float) -> float:
-        return min(self.capacity, self._level + max(0.0, now - self._at) * self.per_second)
-
-    def wait_for(self, amount: float, now: float) -> float:
-        """Seconds until `amount` is there; 0 if it is there now."""
-        missing = amount - self.level(now)
-        return 0.0 if missing <= _NOISE else missing / self.per_second
-
-    def take(self, amount: float, now: float) -> None:
-        """Take `amount`, or what there is."""
-        self._level = max(0.0, self.level(now) - amount)
-        self._at = now
-
-    def resize(self, capacity: int, per_second: float, now: float) -> None:
-        """Change the limit; what was used of the old one stays used."""
-        used = self.capacity - self.level(now)
-        self.capacity, self.per_second = capacity, per_second
-        self._level, self._at = max(0.0, capacity - used), now
-
-
-class _Account:
-    """The books of one account: its buckets, one of requests and one of tokens for each model."""
-
-    def __init__(self, spec: SimAccount, minute: float) -> None:
-        self.spec = spec
-        self._minute = minute
-        self._buckets: dict[tuple[str, str], Bucket] = {}
-
-    def bucket(self, unit: str, model: str, now: float) -> Bucket | None:
-        """The bucket that a call for `model` draws on, or None where there is no limit."""
-        limit = self._limit(unit)
-        if limit is None:
-            return None
-        # A dated snapshot (`gpt-4o-2024-08-06`) shares the limits of its alias.
-        place = (unit, _DATE.sub("", model))
-        if place not in self._buckets:
-            self._buckets[place] = Bucket(limit, limit / self._minute, now)
-        return self._buckets[place]
-
-    def take(self, unit: str, amount: int, model: str, now: float) -> None:
-        bucket = self.bucket(unit, model, now)
-        if bucket is not None:
-            bucket.take(amount, now)
-
-    def resize(self, spec: SimAccount, now: float) -> None:
-        """Go over to the limits of `spec`."""
-        self.spec = spec
-        for place, bucket in list(self._buckets.items()):
-            limit = self._limit(place[0])
-            if limit is None:
-                del self._buckets[place]
-            else:
-                bucket.resize(limit, limit / self._minute, now)
-
-    def limit_headers(self, model: str, now: float) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for unit in (REQUESTS, TOKENS):
-            if bucket := self.bucket(unit, model, now):
-                full = bucket.wait_for(bucket.capacity, now)
-                headers[f"x-ratelimit-limit-{unit}"] = str(bucket.capacity)
-                headers[f"x-ratelimit-remaining-{unit}"] = str(math.floor(bucket.level(now) + _NOISE))
-                headers[f"x-ratelimit-reset-{unit}"] = go_duration(full)
-        return headers
-
-    def over_limit(self, bucket: Bucket, unit: str, amount: int, model: str, now: float) -> Reply:
-        """The answer to a call for more than there is in a bucket."""
-        context = Context(
-            organization=self.spec.organization,
-            project=self.spec.project,
-            model=model,
-            wait=bucket.wait_for(amount, now),
-            unit=unit,
-            dimension="tokens per min (TPM)" if unit == TOKENS else "requests per min (RPM)",
-            limit=bucket.capacity,
-            used=math.ceil(bucket.capacity - bucket.level(now) - _NOISE),
-            requested=amount,
-        )
-        reply = error_reply("request_too_large" if amount > bucket.capacity else "rate_limit", context)
-        return replace(reply, headers={**reply.headers, **self.limit_headers(model, now)})
-
-    def _limit(self, unit: str) -> int | None:
-        return self.spec.rpm if unit == REQUESTS else self.spec.tpm
-
-
 class SimProvider:
     """The books of a provider: who may call what, how much is left, and what is answered where nothing is.
 
@@ -193,18 +70,21 @@ class SimProvider:
         accounts: as they are at the start.
         rng: makes the secrets of keys that were asked for by number.
         minute: how many of the clock's seconds a minute of the limits lasts.
+        epoch: the wall-clock time (seconds since 1970) at which the clock is 0, for headers that hold dates.
 
     Raises:
         ValueError: an account or secret is there twice, or a number makes no sense.
     """
 
-    def __init__(self, accounts: Sequence[SimAccount], rng: Random, *, minute: float = MINUTE) -> None:
-        self._accounts: dict[str, _Account] = {}
+    def __init__(
+        self, accounts: Sequence[SimAccount], rng: Random, *, minute: float = MINUTE, epoch: float = 0.0
+    ) -> None:
+        self._accounts: dict[str, Account] = {}
         self._keys: dict[str, SimKey] = {}
         self._by_secret: dict[str, SimKey] = {}
         self._revoked: set[str] = set()
         for spec in accounts:
-            self._add(spec, rng, minute)
+            self._add(spec, rng, minute, epoch)
 
     @property
     def accounts(self) -> dict[str, SimAccount]:
@@ -243,49 +123,79 @@ class SimProvider:
         """The key of a credential. `organization` and `project` are those named by the caller, if any.
 
         Raises:
-            Refused: no credential, an unknown or revoked one, or one of another organization or project.
+            Denied: no credential, an unknown or revoked one, or one of another organization or project.
         """
         if secret is None:
-            raise Refused(error_reply("no_key", Context()))
+            raise Denied("no_key")
         key = self._by_secret.get(secret)
         if key is None or key.label in self._revoked:
-            raise Refused(error_reply("key_revoked", Context(secret=secret)))
-        spec = self.account(key.account)
+            raise Denied("key_revoked", lambda: Context(secret=secret))
+        spec = self._accounts[key.account].spec
         if organization not in (None, spec.organization):
-            raise Refused(error_reply("wrong_organization", Context()))
+            raise Denied("wrong_organization")
         if project not in (None, spec.project):
-            raise Refused(error_reply("wrong_project", Context()))
+            raise Denied("wrong_project")
         return key
 
-    def admit(self, key: SimKey, model: str, tokens: int, now: float) -> dict[str, str]:
-        """Charge a call to the account of `key`, and return the headers that show what is left.
+    def admit(self, key: SimKey, model: str, tokens: int, now: float, input_tokens: int | None = None) -> Admitted:
+        """Charge a call to the account of `key`.
+
+        Args:
+            tokens: what the limits of tokens per minute and per day are charged.
+            input_tokens: what the limit of input tokens is charged: those of the prompt that are not cached.
+                Default: the same.
 
         Raises:
-            Refused: no such model, no credit, a request above the whole limit, or a limit reached.
+            Denied: no such model, no credit, a request above the whole limit, or a limit reached.
         """
-        account = self._account(key.account)
-        if not _serves(account.spec, model):
-            self.count_failed(key, model, now)
-            known = any(_serves(other.spec, model) for other in self._accounts.values())
-            context = Context(project=account.spec.project, model=model)
-            raise Refused(error_reply("model_forbidden" if known else "model_missing", context))
-        if 0 in (account.spec.credit_calls, account.spec.credit_tokens):
-            raise Refused(error_reply("quota_exhausted", Context()))
-        for unit, amount in ((TOKENS, tokens), (REQUESTS, 1)):
-            bucket = account.bucket(unit, model, now)
-            if bucket and bucket.wait_for(amount, now) > 0:
-                # A refused request counts, so who hammers an empty bucket keeps it empty.
-                self.count_failed(key, model, now)
-                raise Refused(account.over_limit(bucket, unit, amount, model, now))
-        account.take(REQUESTS, 1, model, now)
-        account.take(TOKENS, tokens, model, now)
-        if account.spec.credit_calls is not None:
-            account.spec = replace(account.spec, credit_calls=account.spec.credit_calls - 1)
-        return account.limit_headers(model, now)
+        account = self._accounts[key.account]
+        spec = account.spec
+        if not account.serves(model):
+            account.count_failed(model, now)
+            known = any(other.serves(model) for other in self._accounts.values())
+            error = "model_forbidden" if known else "model_missing"
+            raise Denied(error, lambda: Context(project=spec.project, model=model))
+        if spec.credit_calls == 0 or spec.credit_tokens == 0:
+            raise Denied("quota_exhausted")
+        admitted = account.admit(model, tokens, tokens if input_tokens is None else input_tokens, now)
+        if spec.credit_calls is not None:
+            account.spec = replace(spec, credit_calls=spec.credit_calls - 1)
+        return admitted
+
+    def finish(self, admitted: Admitted, at: float, output_tokens: int = 0) -> None:
+        """Say when a call ends, now or in the future: then its place is free, and its output charged."""
+        admitted.account.finish(admitted.family, at, output_tokens)
+
+    def cached_tokens(self, key: SimKey, prefixes: Sequence[int], block: int, now: float) -> int:
+        """How many tokens of a prompt the account's cache has; from now on it has all of them, admitted or not.
+
+        Args:
+            prefixes: hashes of the prompt's first block of tokens, its first two, and so on. Models share no
+                cache, so the hashes must differ from model to model.
+            block: tokens in a block.
+        """
+        cache = self._accounts[key.account].cache
+        return 0 if cache is None else cache.use(prefixes, block, now)
+
+    def drain(self, name: str, model: str, *, requests: float = 0.0, tokens: float = 0.0, now: float) -> None:
+        """Let another application use the account: it takes so much from the limits, or what there is.
+
+        Raises:
+            ValueError: no such account.
+        """
+        self._account(name).drain(model, requests, tokens, now)
+
+    def status(self, name: str, model: str, now: float) -> tuple[Level, ...]:
+        """The true state of an account's limits for a model.
+
+        Raises:
+            ValueError: no such account.
+        """
+        return self._account(name).levels(model, now)
 
     def count_failed(self, key: SimKey, model: str, now: float) -> None:
         """Count a request that failed: it uses up a request, too."""
-        self._account(key.account).take(REQUESTS, 1, model, now)
+        self._accounts[key.account].count_failed(model, now)
 
     def bill(self, key: SimKey, tokens: int) -> None:
         """Take the tokens that a served call used from the account's credit."""
@@ -294,14 +204,14 @@ class SimProvider:
             account.spec = replace(account.spec, credit_tokens=max(0, account.spec.credit_tokens - tokens))
 
     def set_limits(self, name: str, *, rpm: int | None, tpm: int | None, now: float) -> None:
-        """Change an account's limits; None is no limit. What was used stays used.
+        """Change an account's limits per minute; None is no limit. What was used stays used.
 
         Raises:
             ValueError: no such account, or a limit below 1.
         """
         account = self._account(name)
         spec = replace(account.spec, rpm=rpm, tpm=tpm)
-        _check(spec)
+        spec.check()
         account.resize(spec, now)
 
     def set_credit(self, name: str, *, calls: int | None, tokens: int | None) -> None:
@@ -312,7 +222,7 @@ class SimProvider:
         """
         account = self._account(name)
         spec = replace(account.spec, credit_calls=calls, credit_tokens=tokens)
-        _check(spec)
+        spec.check()
         account.spec = spec
 
     def revoke(self, label: str) -> None:
@@ -323,43 +233,26 @@ class SimProvider:
         """Make a revoked key valid again."""
         self._revoked.discard(self.key(label).label)
 
-    def _account(self, name: str) -> _Account:
+    def _account(self, name: str) -> Account:
         if name not in self._accounts:
             raise ValueError(f"no account {name!r}: there are {', '.join(self._accounts)}")
         return self._accounts[name]
 
-    def _add(self, spec: SimAccount, rng: Random, minute: float) -> None:
+    def _add(self, spec: SimAccount, rng: Random, minute: float, epoch: float) -> None:
         if spec.name in self._accounts:
             raise ValueError(f"two accounts are called {spec.name!r}: give each its own name")
-        _check(spec)
+        spec.check()
         secrets = [_secret(rng) for _ in range(spec.keys)] if isinstance(spec.keys, int) else spec.keys
         shown = {
             "organization": spec.organization or f"org-{spec.name}",
             "project": spec.project or f"proj_{spec.name}",
         }
-        self._accounts[spec.name] = _Account(replace(spec, **shown), minute)
+        self._accounts[spec.name] = Account(replace(spec, **shown), minute=minute, epoch=epoch)
         for number, secret in enumerate(secrets, start=1):
             key = SimKey(f"{spec.name}/key-{number}", spec.name, secret)
             if secret in self._by_secret:
                 raise ValueError(f"{key.label} has the secret of {self._by_secret[secret].label}")
             self._keys[key.label] = self._by_secret[secret] = key
-
-
-def _serves(spec: SimAccount, model: str) -> bool:
-    return spec.models is None or model in spec.models
-
-
-def _check(spec: SimAccount) -> None:
-    for name, limit in (("rpm", spec.rpm), ("tpm", spec.tpm)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"account {spec.name!r}: {name} is {limit}; give 1 or more, or None for no limit")
-    for name, credit in (("credit_calls", spec.credit_calls), ("credit_tokens", spec.credit_tokens)):
-        if credit is not None and credit < 0:
-            raise ValueError(f"account {spec.name!r}: {name} is {credit}; give 0 or more, or None for no end")
-    if isinstance(spec.keys, str):
-        raise ValueError(f"account {spec.name!r}: keys is one text; give a number, or a list of secrets")
-    if not spec.keys or (isinstance(spec.keys, int) and spec.keys < 0):
-        raise ValueError(f"account {spec.name!r} has no keys: give it at least one")
 
 
 def _secret(rng: Random) -> str:

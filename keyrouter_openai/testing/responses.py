@@ -26,7 +26,18 @@ _ECHOED: Json = {
 }
 
 
-def body(fields: Json, ident: str, created: int, text: str, prompt_tokens: int, made: int, *, cut: bool) -> Json:
+def usage(prompt_tokens: int, cached_tokens: int, made: int) -> Json:
+    """What a response used: tokens of the prompt, those of them that were cached, and tokens that were made."""
+    return {
+        "input_tokens": prompt_tokens,
+        "input_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": prompt_tokens + made,
+    }
+
+
+def body(fields: Json, ident: str, created: int, text: str, usage: Json, *, cut: bool) -> Json:
     """The response object to a request with these fields; `cut` where `max_output_tokens` ended the text."""
     status = "incomplete" if cut else "completed"
     part: Json = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
@@ -48,13 +59,7 @@ def body(fields: Json, ident: str, created: int, text: str, prompt_tokens: int, 
         "model": fields["model"],
         "output": [message],
         "service_tier": "default",
-        "usage": {
-            "input_tokens": prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": made,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": prompt_tokens + made,
-        },
+        "usage": usage,
         **{name: fields.get(name, default) for name, default in _ECHOED.items()},
     }
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from random import Random
 from typing import Self
 
+from ..core.model import MINUTE
+from .account import SimAccount
 from .faults import FAULTS, Fault, FaultRules, Rule
 from .handler import Call, Handler, TimeSource
-from .model import MINUTE, Latency, SimAccount, SimProvider
+from .model import Latency, SimProvider
 from .server import HOST, HttpServer
 from .wire import Reply, Request
 
@@ -59,7 +61,8 @@ class ProviderSimulator:
             raise ValueError(f"time_scale is {time_scale}, but must be above 0")
         rng = Random(seed)
         self._clock = clock
-        self._provider = SimProvider(accounts, rng, minute=MINUTE / time_scale)
+        epoch = clock.time() - clock.monotonic()
+        self._provider = SimProvider(accounts, rng, minute=MINUTE / time_scale, epoch=epoch)
         self._faults = FaultRules()
         self._handler = Handler(self._provider, self._faults, (latency or Latency()).faster(time_scale), rng, clock)
         self._calls: list[Call] = []
@@ -197,9 +200,14 @@ class ProviderSimulator:
             self._provider.set_credit(account, calls=calls, tokens=tokens)
 
     def set_limits(self, account: str, *, rpm: int | None, tpm: int | None) -> None:
-        """Give an account these limits; None is no limit. What is used up stays used up."""
+        """Give an account these limits per minute; None is no limit. What is used up stays used up."""
         with self._lock:
             self._provider.set_limits(account, rpm=rpm, tpm=tpm, now=self._clock.monotonic())
+
+    def drain(self, account: str, model: str, *, requests: float = 0.0, tokens: float = 0.0) -> None:
+        """Let another application use an account: it takes so much from the limits of a model, or what there is."""
+        with self._lock:
+            self._provider.drain(account, model, requests=requests, tokens=tokens, now=self._clock.monotonic())
 
     @contextmanager
     def unreachable(self) -> Generator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, cast
@@ -66,13 +66,22 @@ class Reply:
     delay: float = 0.0
     pace: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """How long it takes from the request to the end of the answer."""
+        return self.delay + self.pace * max(0, len(self.events or ()) - 1)
+
 
 class Refused(Exception):
-    """The provider does not serve a call; `reply` is its answer."""
+    """The provider does not serve a call; `reply` is its answer, or makes it when it is asked for."""
 
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
+    def __init__(self, reply: Reply | Callable[[], Reply]) -> None:
+        super().__init__()
+        self._reply = reply
+
+    @property
+    def reply(self) -> Reply:
+        return self._reply if isinstance(self._reply, Reply) else self._reply()
 
 
 def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

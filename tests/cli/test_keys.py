@@ -11,6 +11,7 @@ import pytest
 
 from keyrouter_openai import Key, VaultError
 from keyrouter_openai.cli.keystore import Keystore
+from keyrouter_openai.keys import Limits
 from keyrouter_openai.ledger import Registry
 from keyrouter_openai.vaults.memory import MemoryVault
 
@@ -30,6 +31,8 @@ def test_all_that_can_be_said_of_a_key_is_kept_and_listed(cli: Cli) -> None:
         *("work", "--pool", "team", "--provider", "groq", "--base-url", "https://example.com/v1/"),
         *("--organization", "org-1", "--project", "proj_1", "--account", "acme", "--weight", "2.5"),
         *("--model", "llama-*", "--model", "qwen-*", "--tag", "a", "--tag", "b"),
+        *("--rpm", "30", "--tpm", "8000", "--rpd", "1000", "--tpd", "200000", "--concurrent", "4"),
+        *("--limits-for", "llama-*", "--price-multiplier", "0.5", "--quality", "0.75"),
     )
     cli.add("other")
     assert cli.json("keys", "list") == [
@@ -44,6 +47,9 @@ def test_all_that_can_be_said_of_a_key_is_kept_and_listed(cli: Cli) -> None:
             "weight": 1.0,
             "models": None,
             "model_map": {},
+            "limits": {},
+            "price_multiplier": 1.0,
+            "quality": None,
             "tags": [],
             "enabled": True,
         },
@@ -58,6 +64,9 @@ def test_all_that_can_be_said_of_a_key_is_kept_and_listed(cli: Cli) -> None:
             "weight": 2.5,
             "models": ["llama-*", "qwen-*"],
             "model_map": {},
+            "limits": {"llama-*": {"rpm": 30, "tpm": 8000, "rpd": 1000, "tpd": 200000, "concurrent": 4}},
+            "price_multiplier": 0.5,
+            "quality": 0.75,
             "tags": ["a", "b"],
             "enabled": True,
         },
@@ -65,6 +74,13 @@ def test_all_that_can_be_said_of_a_key_is_kept_and_listed(cli: Cli) -> None:
     table = cli.run("keys", "list").stdout
     assert "https://example.com/v1" in table
     assert "llama-*, qwen-*" in table
+    assert "llama-*: 30 rpm, 8,000 tpm, 1,000 rpd, 200,000 tpd, 4 concurrent" in table
+
+
+def test_limits_hold_for_all_models_unless_they_are_named(cli: Cli) -> None:
+    cli.add("work", "--rpm", "500")
+    assert Registry(cli.ledger).keys("default") == [Key(name="work", limits={"*": Limits(rpm=500)})]
+    assert "*: 500 rpm" in cli.run("keys", "list").stdout
 
 
 def test_the_pool_may_come_from_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +176,12 @@ class TestAtATerminal:
             "key 'work': provider 'vllm' has no address of its own: give base_url",
         ),
         (["work", "--weight", "0"], SECRET, "key 'work': weight: Input should be greater than 0"),
+        (["work", "--rpm", "0"], SECRET, "key 'work': limits: rpm: Input should be greater than 0"),
+        (["work", "--tpm", "many"], SECRET, "'many' is not a valid integer"),
+        (["work", "--rpd", "5", "--limits-for", ""], SECRET, "key 'work': limits takes patterns of models"),
+        (["work", "--limits-for", "gpt-*"], SECRET, "--limits-for says for which models: give a limit too"),
+        (["work", "--price-multiplier", "0"], SECRET, "key 'work': price_multiplier: Input should be greater than 0"),
+        (["work", "--quality", "2"], SECRET, "key 'work': quality: Input should be less than or equal to 1"),
         (["work", "--weight", "much"], SECRET, "'much' is not a valid float"),
         (["work"], "", "key 'work': the secret is empty: paste the key"),
         (["work"], f"{SECRET}\nsk-canary-2", "key 'work': the secret holds a newline"),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrouter_openai.core.body import estimate_tokens, find_model, find_usage, holds_error
-from keyrouter_openai.core.model import Usage
+from keyrouter_openai.core.body import ATTACHMENT_TOKENS, estimate, find_model, find_usage, holds_error
+from keyrouter_openai.core.model import Estimate, Usage
 
 CHAT = {
     "prompt_tokens": 100,
@@ -95,11 +95,65 @@ def test_an_object_with_a_field_of_that_name_is_none(body: Any) -> None:
     assert not holds_error(json.dumps(body).encode())
 
 
-def test_the_charge_is_the_cap_or_the_characters() -> None:
-    messages = [{"role": "user", "content": "x" * 400}]
-    assert estimate_tokens({"messages": messages, "max_tokens": 50}) == 101, "role and text"
-    assert estimate_tokens({"messages": messages, "max_completion_tokens": 5000}) == 5000
-    assert estimate_tokens({"input": ["a" * 40, "b" * 40]}) == 20
-    assert estimate_tokens(None) == 1
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
-    assert estimate_tokens({"messages": [{"role": "user", "content": [image]}]}) < 20
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_the_prompt_is_a_quarter_of_its_characters_rounded_up() -> None:
+    assert estimate({"messages": said("x" * 400)}) == Estimate(101), "role and text"
+    assert estimate({"messages": said("x" * 401)}) == Estimate(102)
+    assert estimate({"input": ["a" * 40, "b" * 40]}) == Estimate(20)
+    assert estimate({"input": [[1, 2, 3], [4, 5]]}) == Estimate(5), "tokens already"
+    schema = {"type": ["string", "null"], "enum": ["abcd", None]}
+    assert estimate({"tools": [{"parameters": {"properties": {"x": schema}}}]}) == Estimate(4)
+    assert estimate({}) == estimate(None) == estimate([1]) == Estimate()
+
+
+PICTURE = "data:image/png;base64," + "A" * 100_000
+ATTACHED: list[Any] = [
+    {"type": "image_url", "image_url": {"url": PICTURE}},
+    {"type": "image_url", "image_url": {"url": "https://example.com/" + "a" * 100}},
+    {"type": "input_image", "image_url": PICTURE},
+    {"type": "input_audio", "input_audio": {"data": "A" * 100_000, "format": "wav"}},
+    {"type": "file", "file": {"file_data": "A" * 100_000}},
+    {"type": "computer_call_output", "output": PICTURE},
+]
+
+
+@pytest.mark.parametrize("part", ATTACHED)
+def test_an_attachment_is_a_flat_guess_however_long(part: Any) -> None:
+    text = {"type": "text", "text": "a" * 32}
+    both = estimate({"messages": [{"content": [part, text]}]})
+    alone = estimate({"messages": [{"content": [text]}]})
+    assert ATTACHMENT_TOKENS <= both.prompt - alone.prompt <= ATTACHMENT_TOKENS + 10
+
+
+@pytest.mark.parametrize(
+    ("caps", "answer"),
+    [
+        ({"max_tokens": 50}, 50),
+        ({"max_completion_tokens": 60, "max_tokens": 50}, 60),
+        ({"max_output_tokens": 70}, 70),
+        ({"max_tokens": 50, "n": 3}, 150),
+        ({"max_tokens": 50, "n": 2, "best_of": 4}, 200),
+        ({"n": 3}, 0),
+        ({"max_tokens": -1}, 0),
+        ({"max_tokens": "many"}, 0),
+        ({"max_tokens": None, "n": None}, 0),
+    ],
+)
+def test_the_answer_is_its_cap_times_the_choices(caps: dict[str, Any], answer: int) -> None:
+    assert estimate({"messages": said("hello"), **caps}).answer == answer
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["type", "n", "max_tokens", "content"]), inner),
+)
+
+
+@given(JSON)
+def test_any_body_has_an_estimate(body: Any) -> None:
+    found = estimate(body)
+    assert found.prompt >= 0
+    assert found.answer >= 0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrouter_openai.core.classify import classify, default_fault
-from keyrouter_openai.core.model import Failure, Fault
+from keyrouter_openai.core.model import Dimension, Failure, Fault
 from keyrouter_openai.core.rules import DEFAULTS
 from keyrouter_openai.providers import PROVIDERS
 
@@ -59,7 +59,8 @@ RATE_LIMIT = {"error": {"message": "Rate limit reached", "type": "requests", "co
 def test_an_error_is_found_wherever_it_is_nested(body: str) -> None:
     for answer in (body, body.encode()):
         assert judged(400, answer).fault is Fault.RATE_LIMIT
-        assert judged(200, answer) == Failure(Fault.RATE_LIMIT, 429, detail=judged(200, answer).detail)
+        failure = judged(200, answer)
+        assert failure == Failure(Fault.RATE_LIMIT, 429, detail=failure.detail, dimension=Dimension.REQUESTS)
 
 
 def test_what_the_caller_wrote_is_no_evidence() -> None:

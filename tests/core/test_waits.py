@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrouter_openai.core.classify import classify
+from keyrouter_openai.core.durations import LONGEST, seconds
 from keyrouter_openai.core.model import Failure, Fault
-from keyrouter_openai.core.waits import LONGEST, seconds
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 DAY = 86_400.0

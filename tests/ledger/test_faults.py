@@ -179,7 +179,7 @@ def test_closing_in_trouble_ends_soon_and_says_what_is_left(tmp_path: Path, capl
     ledger = Ledger(obstacle / "usage.db")
     ledger.record(attempt(request_id="1"))
     ledger.close(WAIT)
-    assert "closed with 1 attempts not written" in caplog.text
+    assert "closed with 1 rows not written" in caplog.text
     obstacle.unlink()
     ledger.record(attempt(request_id="2"))
     ledger.close(WAIT)

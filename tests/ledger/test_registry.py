@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from keyrouter_openai.errors import ConfigError
-from keyrouter_openai.keys import Key
+from keyrouter_openai.keys import Key, Limits
 from keyrouter_openai.ledger import Ledger, Registry, database
 
 from .support import attempt, start
@@ -35,6 +35,9 @@ def test_keys_come_back_as_they_were_added_without_their_secrets(registry: Regis
         weight=2.5,
         models=("gpt-4o*",),
         model_map={"gpt-4o": "llama"},
+        limits={"gpt-4o*": Limits(rpm=500, tpm=200_000), "*": Limits(rpd=1000, tpd=10**6, concurrent=8)},
+        price_multiplier=0.9,
+        quality=0.5,
         tags=("eu", "ü"),
         enabled=False,
     )
@@ -107,8 +110,8 @@ def test_reading_where_there_is_no_file_makes_none(registry: Registry, tmp_path:
 def test_a_key_that_cannot_be_read_is_named_and_can_be_removed(registry: Registry) -> None:
     registry.add("team", Key(name="a"))
     with closing(sqlite3.connect(registry.path)) as connection, connection:
-        connection.execute("""update keys set metadata = '{"limits": {}}'""")
-    with pytest.raises(ConfigError, match="key 'a': limits"):
+        connection.execute("""update keys set metadata = '{"colour": "red"}'""")
+    with pytest.raises(ConfigError, match="key 'a': colour"):
         registry.keys("team")
     registry.remove("team", "a")
     assert registry.keys("team") == []

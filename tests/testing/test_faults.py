@@ -17,6 +17,7 @@ TEXT = "twelve chars"  # three events with content
 ANSWERS: dict[str, tuple[type[openai.APIStatusError], int, str | None]] = {
     "rate_limit": (openai.RateLimitError, 429, "rate_limit_exceeded"),
     "request_too_large": (openai.RateLimitError, 429, "rate_limit_exceeded"),
+    "concurrency_limit": (openai.RateLimitError, 429, "invalid_request_error"),
     "quota_exhausted": (openai.RateLimitError, 429, "insufficient_quota"),
     "spend_limit_project": (openai.RateLimitError, 429, "project_spend_limit_exceeded"),
     "spend_limit_organization": (openai.RateLimitError, 429, "organization_spend_limit_exceeded"),

@@ -36,7 +36,7 @@ def test_durations_are_written_as_openai_writes_them() -> None:
 
 def test_headers_show_what_is_left_and_when_the_bucket_is_full() -> None:
     books = provider(SimAccount("a", rpm=60, tpm=6000))
-    headers = books.admit(books.key("a/key-1"), "gpt-4o", 150, now=0.0)
+    headers = books.admit(books.key("a/key-1"), "gpt-4o", 150, now=0.0).headers
     assert headers == {
         "x-ratelimit-limit-requests": "60",
         "x-ratelimit-remaining-requests": "59",
@@ -111,9 +111,9 @@ def test_a_changed_limit_keeps_what_was_used() -> None:
     for _ in range(4):
         books.admit(books.key("a/key-1"), "m", 1, now=0.0)
     books.set_limits("a", rpm=5, tpm=None, now=0.0)
-    assert books.admit(books.key("a/key-1"), "m", 1, now=0.0)["x-ratelimit-remaining-requests"] == "0"
+    assert books.admit(books.key("a/key-1"), "m", 1, now=0.0).headers["x-ratelimit-remaining-requests"] == "0"
     books.set_limits("a", rpm=None, tpm=None, now=0.0)
-    assert books.admit(books.key("a/key-1"), "m", 1, now=0.0) == {}
+    assert books.admit(books.key("a/key-1"), "m", 1, now=0.0).headers == {}
 
 
 def test_a_missing_model_is_told_apart_from_a_forbidden_one() -> None:

@@ -117,6 +117,70 @@ def test_limits_refill_with_the_clock_that_was_handed_in(
     assert (sim.accounts["a"].rpm, sim.accounts["a"].tpm) == (2, None)
 
 
+def test_another_application_can_use_an_account(
+    sim: ProviderSimulator, client: openai.OpenAI, clock: FakeClock
+) -> None:
+    sim.set_limits("a", rpm=60, tpm=None)
+    sim.drain("a", "m", requests=60)
+    with pytest.raises(openai.RateLimitError, match="Please try again in 1s"):
+        ask(client)
+    clock.now += 1.0
+    ask(client)
+    with pytest.raises(ValueError, match="no account 'x'"):
+        sim.drain("x", "m", tokens=1)
+
+
+def test_a_call_takes_its_place_until_its_answer_ends(clock: FakeClock, http: httpx2.Client) -> None:
+    account = SimAccount("a", concurrent=1, otpm=60)
+    with ProviderSimulator([account], latency=Latency(first_byte=0.02), clock=clock) as sim:
+        client = openai.OpenAI(base_url=sim.url, api_key=sim.keys["a/key-1"], max_retries=0, http_client=http)
+        ask(client, "x" * 4 * 60)
+        with pytest.raises(openai.RateLimitError, match="Too many concurrent requests"):
+            ask(client)
+        clock.now += 0.021
+        with pytest.raises(openai.RateLimitError, match=r"on output tokens per min \(OTPM\): Limit 60, Used 60"):
+            ask(client)
+        clock.now += 1.0
+        ask(client)
+
+
+def test_dates_in_headers_count_from_the_date_of_the_answer(clock: FakeClock, http: httpx2.Client) -> None:
+    clock.now = 5.0
+    with ProviderSimulator([SimAccount("a", rpm=6, headers="anthropic")], clock=clock) as sim:
+        client = openai.OpenAI(base_url=sim.url, api_key=sim.keys["a/key-1"], max_retries=0, http_client=http)
+        headers = client.models.with_raw_response.list().headers
+        assert headers["date"] == "Fri, 15 Jan 2027 08:00:05 GMT"
+        create = client.embeddings.with_raw_response.create
+        assert create(model="m", input="x").headers["anthropic-ratelimit-requests-reset"] == "2027-01-15T08:00:15Z"
+
+
+def test_usage_says_what_was_cached(http: httpx2.Client) -> None:
+    with ProviderSimulator([SimAccount("a", itpm=4000, cache=True), SimAccount("b")]) as sim:
+        client = openai.OpenAI(base_url=sim.url, api_key=sim.keys["a/key-1"], max_retries=0, http_client=http)
+        system = "s" * 4 * 1024
+
+        def cached(question: str, client: openai.OpenAI = client, model: str = "m") -> int:
+            answer = client.chat.completions.create(
+                model=model,
+                messages=[{"role": "system", "content": system}, {"role": "user", "content": question}],
+            )
+            assert answer.choices[0].message.content == question
+            assert answer.usage and answer.usage.prompt_tokens_details
+            return answer.usage.prompt_tokens_details.cached_tokens or 0
+
+        quoting = '"cached_tokens":0'
+        assert [cached("first"), cached(quoting), cached("third", model="other")] == [0, 1024, 0]
+        assert cached("hi", client.with_options(api_key=sim.keys["b/key-1"])) == 0, "it caches nothing"
+
+        response = client.responses.create(model="m", instructions=system, input="x" * 2048)
+        assert response.usage and response.usage.input_tokens_details.cached_tokens == 1024
+        with client.responses.stream(model="m", instructions=system, input="x" * 2048) as stream:
+            response = stream.get_final_response()
+        assert response.usage and response.usage.input_tokens_details.cached_tokens == 1536
+        for _ in range(10):
+            cached("again")  # 1027 tokens each, of which the limit of input tokens is charged 3
+
+
 def test_time_can_pass_faster(clock: FakeClock) -> None:
     with (
         ProviderSimulator([SimAccount("a", rpm=1)], time_scale=60, clock=clock) as sim,

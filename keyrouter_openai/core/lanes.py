@@ -1,0 +1,371 @@
+"""A lane is all that can serve one model: its accounts, and the calls that wait for one of them."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import inf
+from operator import attrgetter
+from random import Random
+from typing import NamedTuple
+
+from .candidate import Candidate, Choice
+from .model import Estimate, RouteRequest
+from .objectives import Objective
+from .queue import FairQueue, Hold, Turn
+from .quota import Quota
+from .select import History, Obstacle, is_denied, obstacle, trouble
+from .state import AccountState, HostState, KeyState
+
+WINDOW = 16
+"""Accounts that are compared for one call: all where there are no more, else a random stretch of them.
+
+The best of a few at random is nearly as good as the best of all (M. Mitzenmacher, IEEE TPDS 2001), and its
+cost does not grow with the pool.
+"""
+SCAN = 64
+"""Accounts that are looked through, at most, before a call waits."""
+JITTER = 0.01
+"""Share by which what was used is counted more or less."""
+RATES_AGE = 0.25
+"""Seconds for which the pool's capacity, as worked out, is used to foretell waits."""
+RATES_STEP = 0.1
+"""Weight of a new one in the mean that is used."""
+
+NEED_MEMORY = 30.0
+"""Seconds in which half of the longest need of a call is forgotten."""
+
+_by_rank = attrgetter("standing.rank")
+_by_use = attrgetter("rank")
+_by_order = attrgetter("order")
+_NO_TOKENS = Estimate()
+
+
+class Survey(NamedTuple):
+    """What every key of a lane can do for a call: the first start (infinite if nobody knows), and why not now."""
+
+    first: float
+    obstacles: dict[str, Obstacle]
+    all_denied: bool
+    """All that could serve are known to lack the scope, model or region."""
+
+
+class Lane:
+    """All that can serve one model."""
+
+    def __init__(self, model: str | None, family: str, members: frozenset[str]) -> None:
+        self.model = model
+        """The first of the family's models that was asked for."""
+        self.family = family
+        self.members = members
+        """The names of the keys that can serve it."""
+        self.candidates: dict[tuple[str, str], Candidate] = {}
+        """By the names of account and host."""
+        self._named: dict[str, Candidate] = {}
+        """By the name of the account alone."""
+        self.queue = FairQueue()
+        self.holds: list[tuple[float, int, Hold]] = []
+        """A heap by start; those that were given up stay in it."""
+        self.head: Turn | None = None
+        """The call of the queue that watches for the next account to open."""
+        self._open: list[Candidate] = []
+        self._closed: list[tuple[float, int, Candidate]] = []
+        """A heap by the time at which each opens; those that opened before stay in it."""
+        self._floor = 0.0
+        """The rank of the last that was chosen: who comes back later starts here, and owes nobody."""
+        self._sequence = 0
+        self._need = 0.0
+        self._need_at = 0.0
+        self._rates: tuple[float, float] = (inf, inf)
+        self._rates_until = -inf
+
+    def send_away(self) -> list[Turn]:
+        """The calls that wait, first come first; what was reserved for them is given back."""
+        turns = self.queue.turns()
+        for _, _, hold in self.holds:
+            if hold.turn.hold is hold:
+                hold.give_up()
+                turns.append(hold.turn)
+        return sorted(turns, key=_by_order)
+
+    def candidates_of(self, account: AccountState) -> list[Candidate]:
+        """The candidates of one account: one for each of its hosts."""
+        found = self._named.get(account.name)
+        if found is None or len(self._named) == len(self.candidates):
+            return [] if found is None else [found]
+        return [candidate for candidate in self.candidates.values() if candidate.account is account]
+
+    def longest_need(self, need: float, now: float) -> float:
+        """The longest that a call of late needed for the refill of its own amounts, in seconds; `need` is one more."""
+        faded = self._need * 0.5 ** ((now - self._need_at) / NEED_MEMORY)
+        self._need, self._need_at = max(faded, need if need < inf else 0.0), now
+        return self._need
+
+    # -- who is in it
+
+    def add(self, key: KeyState, account: AccountState, host: HostState, quota: Quota, rng: Random) -> None:
+        """Put a key into the candidate of its account."""
+        place = (account.name, host.name)
+        if (candidate := self.candidates.get(place)) is None:
+            candidate = self.candidates[place] = Candidate(account, host, quota, account.standing(self.family))
+            self._named[account.name] = candidate
+            self.open(candidate)
+            candidate.standing.rank += JITTER * rng.random()
+        candidate.add(key)
+        self._rates_until = -inf
+
+    def remove(self, key: KeyState, account: AccountState, host: HostState) -> None:
+        """Take a key out of the candidate of its account."""
+        candidate = self.candidates.get((account.name, host.name))
+        if candidate is None or key not in candidate.keys:
+            return
+        candidate.remove(key)
+        if not candidate.keys:
+            del self.candidates[account.name, host.name]
+            if self._named.get(account.name) is candidate:
+                del self._named[account.name]
+            self._take_out(candidate)
+        self._rates_until = -inf
+
+    def open(self, candidate: Candidate) -> None:
+        """Let calls be sent there again; what still stands in the way is found when one is to be."""
+        candidate.closed_until = -inf
+        if candidate.place < 0:
+            candidate.place = len(self._open)
+            candidate.standing.rank = max(candidate.standing.rank, self._floor)
+            self._open.append(candidate)
+
+    def close(self, candidate: Candidate, until: float) -> None:
+        """Look at it no more before `until`."""
+        self._take_out(candidate)
+        candidate.closed_until = until
+        self._sequence += 1
+        heappush(self._closed, (until, self._sequence, candidate))
+
+    def _take_out(self, candidate: Candidate) -> None:
+        if candidate.place >= 0:
+            last = self._open.pop()
+            if last is not candidate:
+                self._open[candidate.place] = last
+                last.place = candidate.place
+            candidate.place = -1
+
+    def _reopen(self, now: float) -> None:
+        while self._closed and self._closed[0][0] <= now:
+            until, _, candidate = heappop(self._closed)
+            if candidate.closed_until == until and candidate.keys:
+                self.open(candidate)
+
+    def opens_at(self) -> float:
+        """When the next account opens, if none is; infinite if nobody knows."""
+        while self._closed and (self._closed[0][2].closed_until != self._closed[0][0] or not self._closed[0][2].keys):
+            heappop(self._closed)
+        return self._closed[0][0] if self._closed else inf
+
+    @property
+    def has_open(self) -> bool:
+        """Whether any account is open."""
+        return bool(self._open)
+
+    def next_start(self, request: RouteRequest, now: float) -> float:
+        """When the next account that is closed could start this call."""
+        opens = self.opens_at()
+        if opens == inf:
+            return inf
+        quota = self._closed[0][2].quota
+        return max(opens, quota.start(quota.amounts(request.estimate()), now))
+
+    # -- choosing
+
+    def choose(
+        self, request: RouteRequest, history: History, now: float, rng: Random, objective: Objective | None
+    ) -> Choice | None:
+        """The best account that can start now, else the one that can start first, else None.
+
+        Without an objective, the least used relative to weight comes first. Accounts that this call has tried
+        already come last. What stands in the way of a whole account closes it until that is over.
+        """
+        if self._closed and self._closed[0][0] <= now:
+            self._reopen(now)
+        count = len(self._open)
+        if count == 0:
+            return None
+        if history.tried:
+            return self._first(self._open, request, history, now, objective)
+        window = self._open
+        if count > WINDOW:
+            at = int(rng.random() * count)
+            window = window[at : at + WINDOW] + window[: max(at + WINDOW - count, 0)]
+        if objective is None:
+            choice = self._try(min(window, key=_by_rank), request, history, now)
+            if choice is not None and choice.start <= now:
+                return choice
+        choice = self._first(window, request, history, now, objective)
+        if (choice is None or choice.start > now) and count > WINDOW:
+            at = int(rng.random() * max(len(self._open) - SCAN, 1))
+            other = self._first(self._open[at : at + SCAN], request, history, now, objective)
+            return choice if other is None or (choice is not None and choice.start <= other.start) else other
+        return choice
+
+    def _first(
+        self, window: list[Candidate], request: RouteRequest, history: History, now: float, objective: Objective | None
+    ) -> Choice | None:
+        ranked = sorted(
+            [
+                (
+                    candidate.account.name in history.tried,
+                    0.0 if objective is None else objective.score(candidate, request, now),
+                    candidate.standing.rank,
+                    place,
+                )
+                for place, candidate in enumerate(window)
+            ]
+        )
+        earliest: Choice | None = None
+        for candidate in [window[place] for *_, place in ranked]:
+            choice = self._try(candidate, request, history, now)
+            if choice is None:
+                continue
+            if choice.start <= now:
+                return choice
+            if earliest is None or choice.start < earliest.start:
+                earliest = choice
+        return earliest
+
+    def _try(self, candidate: Candidate, request: RouteRequest, history: History, now: float) -> Choice | None:
+        """What this account can do for a call; None if nothing."""
+        quota = candidate.quota
+        account, host = candidate.account, candidate.host
+        if account.probation is not None or host.breakers:
+            found = trouble(account, host, request, now)
+            if found is not None:
+                self.close(candidate, found[1])
+                return None
+        if quota.debtor is not None:
+            self.close(candidate, quota.debtor.start)
+            return None
+        if quota.parked_until > now:
+            self.close(candidate, quota.parked_until)
+            return None
+        keys = candidate.keys
+        if len(keys) == 1 and keys[0].is_plain and not history.tried:
+            key = keys[0]
+        elif (key := self._key(candidate, request, history, now)) is None:
+            return None
+        if quota.too_large < inf and quota.is_too_large(request.estimate(), now):
+            return None
+        amounts = quota.amounts(request.estimate() if quota.counts_tokens else _NO_TOKENS)
+        start = quota.start(amounts, now)
+        return None if start == inf else Choice(candidate, key, amounts, start)
+
+    def _key(self, candidate: Candidate, request: RouteRequest, history: History, now: float) -> KeyState | None:
+        """The least used of an account's keys that can serve. If none can at all, the account is closed for a while."""
+        best: KeyState | None = None
+        until = inf
+        keys = candidate.keys
+        if len(keys) > WINDOW and not history.tried:
+            self._sequence += WINDOW
+            at = self._sequence % len(keys)
+            stretch = keys[at : at + WINDOW]
+            best = min((k for k in stretch if _can(k, request, history, now)), key=_by_use, default=None)
+            if best is not None:
+                return best
+        for key in keys:
+            if best is not None and key.rank >= best.rank:
+                continue
+            found = obstacle(key, request, history, now)
+            if found is not None:
+                until = min(until, found[1])
+            elif is_denied(key, request, now):
+                until = -inf
+            else:
+                best = key
+        if best is None and until > now and not history.tried:
+            self.close(candidate, until)
+        return best
+
+    def try_account(self, name: str, request: RouteRequest, history: History, now: float) -> Choice | None:
+        """What one account can do for a call; None if nothing at present."""
+        if self._closed and self._closed[0][0] <= now:
+            self._reopen(now)
+        candidate = self._named.get(name)
+        return None if candidate is None or candidate.place < 0 else self._try(candidate, request, history, now)
+
+    def choose_denied(self, request: RouteRequest, history: History, now: float) -> Choice | None:
+        """A key that is known to lack the scope, model or region, for when all others lack it too."""
+        for candidate in list(self._open):
+            for key in candidate.keys:
+                if (
+                    obstacle(key, request, history, now) is None
+                    and trouble(candidate.account, candidate.host, request, now) is None
+                ):
+                    amounts = candidate.quota.amounts(request.estimate())
+                    if (start := candidate.quota.start(amounts, now)) < inf:
+                        return Choice(candidate, key, amounts, start)
+        return None
+
+    def granted(self, choice: Choice, rng: Random) -> None:
+        """Note that a call goes there; a little more or less than that, so that chance breaks ties."""
+        candidate, key = choice.candidate, choice.key
+        standing = candidate.standing
+        self._floor = standing.rank
+        quota = candidate.quota
+        if standing.limits_at != quota.limits_at:  # what is known of its limits has changed, and so the unit
+            standing.limits_at, standing.rank = quota.limits_at, self._floor
+        about = 1.0 + JITTER * rng.random()
+        standing.rank += about * quota.share(choice.amounts) / candidate.weight
+        key.rank += about / key.weight
+
+    def survey(self, request: RouteRequest, history: History, now: float, most: int) -> Survey:
+        """What every key can do for a call: why not, or from when. Reasons are given for the first `most` keys."""
+        first, obstacles, denied = inf, dict[str, Obstacle](), dict[str, float]()
+        for candidate in self.candidates.values():
+            ahead = trouble(candidate.account, candidate.host, request, now)
+            start: float | None = None
+            for key in candidate.keys:
+                found = obstacle(key, request, history, now) or ahead
+                if found is None:
+                    if start is None:
+                        start = self._start(candidate, request, now)
+                    too_large = start == inf and candidate.quota.concurrent is None
+                    found = ("the request exceeds its account's whole limit" if too_large else "throttled"), start
+                    if is_denied(key, request, now):
+                        denied[key.name] = start
+                        found = "lacks the scope, model or region", inf
+                first = min(first, found[1])
+                if len(obstacles) < most:
+                    obstacles[key.name] = found
+        if denied and first == inf:
+            return Survey(min(denied.values()), obstacles, all_denied=True)
+        return Survey(first, obstacles, all_denied=False)
+
+    @staticmethod
+    def _start(candidate: Candidate, request: RouteRequest, now: float) -> float:
+        quota = candidate.quota
+        estimate = request.estimate()
+        return inf if quota.is_too_large(estimate, now) else quota.start(quota.amounts(estimate), now)
+
+    def waits(self, calls: float, tokens: float, now: float) -> float:
+        """Seconds in which all accounts together refill what so many calls take."""
+        if now >= self._rates_until:
+            self._rates_until = now + RATES_AGE
+            summed = self._sum_rates()
+            before = self._rates  # a mean: corrections make each account's rate flutter
+            self._rates = _mean(before[0], summed[0]), _mean(before[1], summed[1])
+        requests_rate, tokens_rate = self._rates
+        return max(calls / requests_rate, tokens / tokens_rate) if requests_rate else inf if calls else 0.0
+
+    def _sum_rates(self) -> tuple[float, float]:
+        requests_rate = tokens_rate = 0.0
+        for candidate in self.candidates.values():
+            if candidate.account.probation is None and any(key.health.probation is None for key in candidate.keys):
+                requests, tokens = candidate.quota.rates()
+                requests_rate, tokens_rate = requests_rate + requests, tokens_rate + tokens
+        return requests_rate, tokens_rate or inf
+
+
+def _mean(before: float, now: float) -> float:
+    return before + RATES_STEP * (now - before) if before < inf and now < inf else now
+
+
+def _can(key: KeyState, request: RouteRequest, history: History, now: float) -> bool:
+    return key.is_plain or (obstacle(key, request, history, now) is None and not is_denied(key, request, now))

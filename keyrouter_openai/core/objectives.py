@@ -1,0 +1,80 @@
+"""How to rank the accounts that can serve a call: the built-in objectives, and the shape of a caller's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from .model import RouteRequest
+
+if TYPE_CHECKING:
+    from .candidate import Candidate
+
+UNKNOWN_LATENCY = 0.0
+"""Seconds: an account that was never called is tried first."""
+QUALITY_STEP = 1e-3
+"""Weight of reliability against quality: it breaks ties."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Ranks accounts; called for each account that is compared, so it should take a microsecond or two."""
+
+    def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
+        """How well an account suits a call: the lowest score is chosen among those that can start now.
+
+        It must change nothing and not raise. `now` is monotonic seconds.
+        """
+        ...
+
+
+class Reliability:
+    """The highest expected share of calls that succeed; then the least used."""
+
+    def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
+        return -candidate.success_rate(now)
+
+
+class Latency:
+    """The shortest expected time until the first byte, with the calls in flight counted."""
+
+    def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
+        return candidate.latency * (1.0 + candidate.in_flight / candidate.weight)
+
+
+class Cost:
+    """The cheapest: by the keys' price multipliers."""
+
+    def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
+        return candidate.price_multiplier
+
+
+class Quality:
+    """The highest configured quality; of equals, the more reliable."""
+
+    def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
+        return -candidate.quality - QUALITY_STEP * candidate.success_rate(now)
+
+
+OBJECTIVES: dict[str, Objective | None] = {
+    "fairness": None,
+    "reliability": Reliability(),
+    "latency": Latency(),
+    "cost": Cost(),
+    "quality": Quality(),
+}
+"""By name. `fairness` is the order in which accounts are compared anyway: the least used relative to weight."""
+
+
+def find_objective(given: object) -> Objective | None:
+    """The objective of that name, or the caller's own; None is fairness.
+
+    Raises:
+        ValueError: there is none of that name, or it is no objective.
+    """
+    if isinstance(given, str):
+        if given not in OBJECTIVES:
+            raise ValueError(f"objective {given!r} does not exist: use one of {', '.join(OBJECTIVES)}, or your own")
+        return OBJECTIVES[given]
+    if isinstance(given, Objective):
+        return given
+    raise ValueError(f"objective {given!r} has no method score(candidate, request, now)")

@@ -1,0 +1,200 @@
+"""Calls that wait for capacity, in the order in which they are to get it.
+
+Under contention each tenant gets capacity in proportion to its weight, whatever the others ask for (start-time
+fair queueing: P. Goyal et al., SIGCOMM 1996); a tenant's own calls go first come, first served. Interactive
+calls go before batch work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from .model import RouteRequest
+
+if TYPE_CHECKING:
+    from .candidate import Choice
+    from .lanes import Lane
+    from .quota import Reservation
+    from .select import History
+
+
+def _nobody() -> None:
+    """Wakes nobody: nobody waits yet."""
+
+
+class Turn:
+    """A call that waits. Times are monotonic seconds."""
+
+    __slots__ = (
+        *("deadline", "granted", "history", "hold", "lane", "look_at", "number", "order", "queued", "request", "since"),
+        *("share", "wake", "work"),
+    )
+
+    def __init__(
+        self, request: RouteRequest, history: History, number: int, since: float, deadline: float, lane: Lane
+    ) -> None:
+        self.request = request
+        self.history = history
+        self.number = number
+        self.since = since
+        self.deadline = deadline
+        self.lane = lane
+        self.look_at = deadline
+        """When to look again at the latest, unless woken."""
+        self.wake: Callable[[], None] = _nobody
+        """Called, on any thread, when it is to look again."""
+        self.granted: Any = None
+        """The lease that it has got, or the refusal."""
+        self.hold: Hold | None = None
+        """The account whose next capacity is kept for it."""
+        estimate = request.estimate()
+        self.work = 1.0 + max(estimate.prompt, estimate.answer)
+        """What it asks of the pool, in tokens."""
+        self.share = 0.0
+        """The same relative to its tenant's weight, where that is counted."""
+        self.order: tuple[bool, float, int] = (False, 0.0, 0)
+        self.queued = False
+
+    def start_anew(self, lane: Lane) -> None:
+        """Wait in another lane: the pool has been replaced."""
+        self.lane, self.hold, self.queued, self.look_at = lane, None, False, self.deadline
+
+
+class Hold:
+    """An account's next capacity, reserved for a call that waits for it."""
+
+    __slots__ = ("choice", "quota", "reservation", "start", "turn")
+
+    def __init__(self, turn: Turn, choice: Choice, reservation: Reservation) -> None:
+        self.turn = turn
+        self.choice = choice
+        self.quota = choice.candidate.quota
+        self.reservation = reservation
+        self.start = choice.start
+
+    def give_up(self) -> None:
+        """Give back what was reserved."""
+        self.end()
+        self.quota.give_back(self.reservation)
+
+    def end(self) -> None:
+        """It waits no longer."""
+        self.quota.hold(self.reservation, -1.0)
+        self.quota.debtor = self.turn.hold = None
+
+
+class FairQueue:
+    """Those that wait, across tenants."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[tuple[bool, float, int], Turn]] = []
+        self._finish: dict[tuple[bool, str], float] = {}
+        """By urgency and tenant: the virtual time at which all that it asked for will have been served."""
+        self._last: dict[tuple[bool, str], float] = {}
+        """By urgency and tenant: where the last of its calls that wait stands."""
+        self._virtual = {True: 0.0, False: 0.0}
+        """By urgency: where the last call stood that was served."""
+        self._sequence = 0
+        self._backlog: dict[tuple[bool, str], list[float]] = {}
+        """By urgency and tenant: how many wait, and their work."""
+
+    def __bool__(self) -> bool:
+        return bool(self._backlog)
+
+    def __len__(self) -> int:
+        return sum(int(count) for count, _ in self._backlog.values())
+
+    def turns(self) -> list[Turn]:
+        """Those that wait, first come first."""
+        return [turn for _, turn in sorted(self._heap, key=lambda entry: entry[0]) if turn.queued]
+
+    def push(self, turn: Turn, weight: float) -> None:
+        """Join: behind the calls of the same tenant, and by its share among the others."""
+        if not self._backlog:  # a new time of contention: old debts are forgotten
+            self._finish.clear()
+            self._virtual = {True: 0.0, False: 0.0}
+        place, turn.share = _place(turn), turn.work / weight
+        start = max(self._virtual[turn.request.urgent], self._finish.get(place, 0.0), self._last.get(place, 0.0))
+        self._finish[place] = start + turn.share
+        self._last[place] = start
+        self._sequence += 1
+        turn.order = (not turn.request.urgent, start, self._sequence)
+        self.push_back(turn)
+
+    def push_back(self, turn: Turn) -> None:
+        """Take one's old place again."""
+        turn.queued = True
+        heappush(self._heap, (turn.order, turn))
+        self._count(turn, 1)
+
+    def put_first(self, turn: Turn) -> None:
+        """Come back, before all others of its urgency: its turn had come, but the account has closed."""
+        self._sequence += 1
+        turn.order, turn.share = (not turn.request.urgent, -inf, self._sequence), 0.0
+        self.push_back(turn)
+
+    def pop(self) -> Turn | None:
+        """Who is next; None if nobody waits."""
+        while self._heap:
+            order, turn = heappop(self._heap)
+            if turn.queued and order == turn.order:
+                turn.queued = False
+                self._count(turn, -1)
+                return turn
+        return None
+
+    def served(self, turn: Turn) -> None:
+        """A call that was taken out has got its capacity: time, as the queue counts it, goes on."""
+        urgent = turn.request.urgent
+        self._virtual[urgent] = max(self._virtual[urgent], turn.order[1])
+        self._forget_last(turn)
+
+    def peek(self) -> Turn | None:
+        """Who is next, without taking it out."""
+        while self._heap:
+            order, turn = self._heap[0]
+            if turn.queued and order == turn.order:
+                return turn
+            heappop(self._heap)
+        return None
+
+    def remove(self, turn: Turn) -> None:
+        """Leave without having been served: nothing has been used."""
+        if turn.queued:
+            turn.queued = False
+            place = _place(turn)
+            self._finish[place] = self._finish.get(place, 0.0) - turn.share
+            self._count(turn, -1)
+            self._forget_last(turn)
+
+    def _forget_last(self, turn: Turn) -> None:
+        if (place := _place(turn)) not in self._backlog:
+            self._last.pop(place, None)
+
+    def ahead(self, request: RouteRequest, weights: Callable[[str], float]) -> tuple[float, float]:
+        """How many calls, and how much work, are served before one more of this tenant: at most all there are."""
+        calls = work = shares = 0.0
+        for (urgent, tenant), (count, owed) in self._backlog.items():
+            if urgent >= request.urgent:
+                calls, work = calls + count, work + owed
+                shares += weights(tenant) if tenant != request.tenant and urgent == request.urgent else 0.0
+        count, owed = self._backlog.get((request.urgent, request.tenant), (0.0, 0.0))
+        share = 1.0 + shares / weights(request.tenant)
+        before = [b for (urgent, _), b in self._backlog.items() if urgent > request.urgent]
+        first = sum(count for count, _ in before), sum(owed for _, owed in before)
+        return min(calls, first[0] + (count + 1.0) * share - 1.0), min(work, first[1] + owed * share)
+
+    def _count(self, turn: Turn, sign: int) -> None:
+        place = _place(turn)
+        backlog = self._backlog.setdefault(place, [0.0, 0.0])
+        backlog[0] += sign
+        backlog[1] += sign * turn.work
+        if backlog[0] < 0.5:
+            del self._backlog[place]
+
+
+def _place(turn: Turn) -> tuple[bool, str]:
+    return turn.request.urgent, turn.request.tenant

@@ -1,0 +1,96 @@
+"""The benchmarks in virtual time run, and what they measure by is right."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from xml.etree import ElementTree
+
+import pytest
+
+from keyrouter_openai.testing import SimAccount
+from keyrouter_openai.testing.virtual import VirtualCall
+from tests.benchmarks import drift, goodput, outage, traces
+from tests.benchmarks.contestants import CONTESTANTS, Scenario, made_up_calls, optimum, run
+
+
+def printed(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> str:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--short", *arguments])
+    main()
+    return capsys.readouterr().out
+
+
+def test_goodput(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "goodput.svg"
+    shown = printed(goodput.main, monkeypatch, capsys, "--loads", "0.7,1.3", "--picture", str(file))
+    picture = ElementTree.parse(file)
+    labels = {element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")}
+    for name in ("optimum", *CONTESTANTS):
+        assert name in shown
+        assert name in labels
+
+
+def test_drift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(drift.main, monkeypatch, capsys, "--case", "second app")
+    assert shown.count("second app") == len(CONTESTANTS)
+
+
+def test_outage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(outage.main, monkeypatch, capsys)
+    assert shown.count("500") >= len(CONTESTANTS)
+
+
+def test_traces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, more in (
+        ("azure2023_A", {}),
+        ("mooncake_conv_A", {"prefix_hashes": "0 1 2 3 4 5"}),
+        ("claude_code_A", {"session_id": "s", "reusable_prefix_tokens": "2048"}),
+        ("servegen_A", {"client_id": traces.FLOODS}),
+    ):
+        write_trace(tmp_path / f"{name}.csv.gz", more)
+    shown = printed(traces.main, monkeypatch, capsys, "--data", str(tmp_path))
+    for name in ("azure2023_A", "mooncake_conv_A", "claude_code_A", "servegen_A"):
+        assert name in shown
+
+
+def write_trace(path: Path, more: dict[str, str]) -> None:
+    """A trace of two calls a second, of two tenants where it has any."""
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["arrival_s", "prompt_tokens", "completion_tokens", *more])
+        writer.writeheader()
+        for place in range(1500):
+            row = {"arrival_s": place / 2, "prompt_tokens": 3100, "completion_tokens": 20, **more}
+            if "client_id" in more and place % 2:
+                row["client_id"] = "another"
+            writer.writerow(row)
+
+
+def test_the_optimum_is_what_the_buckets_hold_and_refill_in_time() -> None:
+    account = SimAccount("a", rpm=60)
+    at_once = [VirtualCall(0.0, 1, 1) for _ in range(200)]
+    assert sum(optimum(at_once, [account]).granted) == pytest.approx(60 + 20.1)
+    spread = [VirtualCall(float(second), 1, 1) for second in range(100)]
+    assert optimum(spread, [account]).share == pytest.approx(1.0)
+
+
+def test_the_limit_that_binds_makes_the_optimum() -> None:
+    calls = [VirtualCall(0.0, 100, 1) for _ in range(50)]
+    bound = optimum(calls, [SimAccount("a", rpm=60, tpm=600), SimAccount("b", rpm=60, tpm=600)])
+    assert sum(bound.asked) == 5000
+    assert sum(bound.granted) == pytest.approx(1200 * (1 + 20.1 / 60))
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nobody_beats_the_optimum(name: str, seed: int) -> None:
+    accounts = [SimAccount("a", keys=2, rpm=300, tpm=100_000), SimAccount("b", rpm=150, tpm=50_000)]
+    make_calls = partial(made_up_calls, 6.0 + Random(seed).random(), 90.0, seed)
+    score = run(Scenario(accounts, make_calls, seed), CONTESTANTS[name])
+    assert score.share_of(optimum(score.calls, accounts)) <= 1.0
