@@ -14,7 +14,7 @@ from .core.dispatch import Dispatcher
 from .core.lanes import SCAN, Lane
 from .core.model import RouteRequest
 from .core.objectives import OBJECTIVES, Objective
-from .core.queue import Hold, Turn
+from .core.queue import Hold, Turn, size_of
 from .core.quota import Reservation
 from .core.retry_budget import RetryBudget
 from .core.select import History, Refusal
@@ -85,7 +85,9 @@ class Allocator:
         lane = self._pool.lane(request, now)
         if self.is_single:
             return self._lease_single(lane, request, number, now)
-        choice = None if lane.queue else self._choose(lane, request, history, now)
+        kind = self._kind(lane, request, history)
+        must_queue = bool(lane.queue) and (lane.queue.has(0) or lane.queue.has(kind))
+        choice = None if must_queue else self._choose(lane, request, history, now, max_wait)
         if choice is not None and choice.start <= now:
             return self._lease(lane, choice, None, request, number, now)
         first = choice.start if choice is not None else now if lane.has_open else lane.opens_at()
@@ -98,6 +100,7 @@ class Allocator:
         if late and not (lane.queue and lane.has_open):
             return self._refusal(lane, request, history, now)
         turn = Turn(request, history, number, now, now + max_wait, lane)
+        turn.kind = kind
         self._waiting[lane] = None
         self._dispatcher.join(turn, choice, self._weight(request.tenant), now)
         if turn.queued:
@@ -137,7 +140,7 @@ class Allocator:
         lane = self._pool.lane(request, now)
         if lane.queue or lane.holds:
             return None
-        choice = lane.choose(request, history, now, self._rng, self._objective_of(request))
+        choice = lane.choose(request, history, now, self._rng, self._objective_of(request), 0.0)
         if choice is None or choice.start > now or choice.candidate.name in history.tried:
             return None
         if not choice.candidate.quota.has_left(SPARE, choice.amounts, now) or not self.retries.withdraw(now):
@@ -181,9 +184,11 @@ class Allocator:
     # -- choosing
 
     def _choose_for(self, turn: Turn, now: float) -> Choice | None:
-        return self._choose(turn.lane, turn.request, turn.history, now)
+        return self._choose(turn.lane, turn.request, turn.history, now, turn.deadline - now)
 
-    def _choose(self, lane: Lane, request: RouteRequest, history: History, now: float) -> Choice | None:
+    def _choose(
+        self, lane: Lane, request: RouteRequest, history: History, now: float, patience: float
+    ) -> Choice | None:
         """The account whose prompt cache is warm, where that costs next to no wait; else by the objective."""
         warm: Choice | None = None
         if len(lane.candidates) > 1 and (prefixes := request.prefixes()):
@@ -195,7 +200,13 @@ class Allocator:
                     if found.start <= now:
                         return found
                     warm = warm or found
-        return warm or lane.choose(request, history, now, self._rng, self._objective_of(request))
+        return warm or lane.choose(request, history, now, self._rng, self._objective_of(request), patience)
+
+    def _kind(self, lane: Lane, request: RouteRequest, history: History) -> int:
+        """The size of a call, as far as it decides where that goes (see `Placement.kind`)."""
+        if not lane.placement.matters or history.tried or self._objective_of(request) is not None:
+            return 0
+        return lane.placement.kind(size_of(request))
 
     def _objective_of(self, request: RouteRequest) -> Objective | None:
         given = request.objective
@@ -212,8 +223,9 @@ class Allocator:
         if not lane.queue:
             return first
         calls, work = lane.queue.ahead(request, self._weight)
-        need = lane.longest_need(first - now, now)
-        return now + max(first - now, min(need, max_wait / 4)) + lane.waits(calls, work, now)
+        need = lane.backlog.longest_need(first - now, now)
+        queued = lane.backlog.waits(lane.candidates.values(), calls, work, now)
+        return now + max(first - now, min(need, max_wait / 4)) + queued
 
     def _grant(self, turn: Turn, choice: Choice, reservation: Reservation | None) -> None:
         now = self._clock.monotonic()

@@ -119,7 +119,12 @@ def list_keys(as_json: bool) -> None:
       keyrouter-openai keys list --json | jq -r '.[].name'
     """
     registry = open_keystore().registry
-    rows = [{"pool": pool, **key.model_dump(mode="json")} for pool in registry.pools() for key in registry.keys(pool)]
+    keys = [(pool, key) for pool in registry.pools() for key in registry.keys(pool)]
+    rows = [{"pool": pool, **key.model_dump(mode="json")} for pool, key in keys]
+    if not as_json:  # what hardly anybody sets is shown where somebody has
+        for name in ("limits", "price_multiplier", "quality"):
+            if all(getattr(key, name) == Key.model_fields[name].default for _, key in keys):
+                rows = [{field: value for field, value in row.items() if field != name} for row in rows]
     print_rows(
         rows,
         as_json=as_json,

@@ -17,7 +17,7 @@ class Candidate:
 
     __slots__ = (
         *("account", "closed_until", "host", "keys", "place", "price_multiplier", "quality", "quota", "standing"),
-        *("weight",),
+        *("shaped_at", "weight"),
     )
 
     def __init__(self, account: AccountState, host: HostState, quota: Quota, standing: Standing) -> None:
@@ -35,6 +35,8 @@ class Candidate:
         self.place = -1
         """Where it stands among the lane's open accounts; -1 if it is closed."""
         self.closed_until = -inf
+        self.shaped_at = 0
+        """The version of its limits of which the lane knows the shape."""
 
     @property
     def name(self) -> str:

@@ -82,15 +82,19 @@ class Dispatcher:
 
     def _serve(self, lane: Lane, now: float) -> None:
         skipped: list[Turn] = []
-        while len(skipped) < SKIPPED and (turn := lane.queue.peek()) is not None:
+        passed: set[int] = set()
+        while len(skipped) < SKIPPED and (turn := lane.queue.peek(passed)) is not None:
             choice = self._choose(turn, now)
             if choice is None:
                 if not lane.has_open:
                     break
-                lane.queue.pop()
-                skipped.append(turn)  # what is open is of no use to it
+                if turn.kind:
+                    passed.add(turn.kind)  # what is open is of no use to it, nor to others of its kind
+                else:
+                    lane.queue.pop(passed)
+                    skipped.append(turn)
             elif choice.start <= now:
-                lane.queue.pop()
+                lane.queue.pop(passed)
                 lane.queue.served(turn)
                 self._grant(turn, choice, None)
             elif not self._is_first(turn, choice, now):
@@ -101,7 +105,7 @@ class Dispatcher:
                 lane.queue.remove(turn)
                 self._refuse(turn, now)
             else:
-                lane.queue.pop()
+                lane.queue.pop(passed)
                 lane.queue.served(turn)
                 self._reserve(turn, choice, now)
         for turn in skipped:
@@ -185,8 +189,8 @@ class Dispatcher:
 
     @staticmethod
     def _is_first(turn: Turn, choice: Choice, now: float) -> bool:
-        """Whether no account that others wait for would be earlier for this call."""
-        return choice.start <= turn.lane.next_start(turn.request, now)
+        """Whether no account that others wait for would be earlier for this call; its placement has looked at those."""
+        return turn.kind > 0 or choice.start <= turn.lane.next_start(turn.request, now)
 
     def _reserve(self, turn: Turn, choice: Choice, now: float) -> None:
         quota = choice.candidate.quota

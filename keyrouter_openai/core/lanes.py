@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 from operator import attrgetter
 from random import Random
 from typing import NamedTuple
 
+from .backlog import Backlog
 from .candidate import Candidate, Choice
 from .model import Estimate, RouteRequest
 from .objectives import Objective
+from .placement import WAIT, Placement
 from .queue import FairQueue, Hold, Turn
 from .quota import Quota
 from .select import History, Obstacle, is_denied, obstacle, trouble
@@ -26,13 +29,7 @@ SCAN = 64
 """Accounts that are looked through, at most, before a call waits."""
 JITTER = 0.01
 """Share by which what was used is counted more or less."""
-RATES_AGE = 0.25
-"""Seconds for which the pool's capacity, as worked out, is used to foretell waits."""
-RATES_STEP = 0.1
-"""Weight of a new one in the mean that is used."""
 
-NEED_MEMORY = 30.0
-"""Seconds in which half of the longest need of a call is forgotten."""
 
 _by_rank = attrgetter("standing.rank")
 _by_use = attrgetter("rank")
@@ -70,13 +67,11 @@ class Lane:
         self._open: list[Candidate] = []
         self._closed: list[tuple[float, int, Candidate]] = []
         """A heap by the time at which each opens; those that opened before stay in it."""
+        self.placement = Placement()
         self._floor = 0.0
         """The rank of the last that was chosen: who comes back later starts here, and owes nobody."""
         self._sequence = 0
-        self._need = 0.0
-        self._need_at = 0.0
-        self._rates: tuple[float, float] = (inf, inf)
-        self._rates_until = -inf
+        self.backlog = Backlog()
 
     def send_away(self) -> list[Turn]:
         """The calls that wait, first come first; what was reserved for them is given back."""
@@ -94,12 +89,6 @@ class Lane:
             return [] if found is None else [found]
         return [candidate for candidate in self.candidates.values() if candidate.account is account]
 
-    def longest_need(self, need: float, now: float) -> float:
-        """The longest that a call of late needed for the refill of its own amounts, in seconds; `need` is one more."""
-        faded = self._need * 0.5 ** ((now - self._need_at) / NEED_MEMORY)
-        self._need, self._need_at = max(faded, need if need < inf else 0.0), now
-        return self._need
-
     # -- who is in it
 
     def add(self, key: KeyState, account: AccountState, host: HostState, quota: Quota, rng: Random) -> None:
@@ -111,7 +100,7 @@ class Lane:
             self.open(candidate)
             candidate.standing.rank += JITTER * rng.random()
         candidate.add(key)
-        self._rates_until = -inf
+        self.backlog.changed()
 
     def remove(self, key: KeyState, account: AccountState, host: HostState) -> None:
         """Take a key out of the candidate of its account."""
@@ -124,7 +113,7 @@ class Lane:
             if self._named.get(account.name) is candidate:
                 del self._named[account.name]
             self._take_out(candidate)
-        self._rates_until = -inf
+        self.backlog.changed()
 
     def open(self, candidate: Candidate) -> None:
         """Let calls be sent there again; what still stands in the way is found when one is to be."""
@@ -177,12 +166,19 @@ class Lane:
     # -- choosing
 
     def choose(
-        self, request: RouteRequest, history: History, now: float, rng: Random, objective: Objective | None
+        self,
+        request: RouteRequest,
+        history: History,
+        now: float,
+        rng: Random,
+        objective: Objective | None,
+        patience: float = 0.0,
     ) -> Choice | None:
         """The best account that can start now, else the one that can start first, else None.
 
         Without an objective, the least used relative to weight comes first. Accounts that this call has tried
-        already come last. What stands in the way of a whole account closes it until that is over.
+        already come last. What stands in the way of a whole account closes it until that is over. Where limits
+        differ in shape, a call may wait for what suits it better, up to `patience` seconds: None if others do, too.
         """
         if self._closed and self._closed[0][0] <= now:
             self._reopen(now)
@@ -195,6 +191,8 @@ class Lane:
         if count > WINDOW:
             at = int(rng.random() * count)
             window = window[at : at + WINDOW] + window[: max(at + WINDOW - count, 0)]
+        if objective is None and self.placement.matters:
+            return self._place(window, request, history, now, now + min(patience, WAIT))
         if objective is None:
             choice = self._try(min(window, key=_by_rank), request, history, now)
             if choice is not None and choice.start <= now:
@@ -220,14 +218,40 @@ class Lane:
                 for place, candidate in enumerate(window)
             ]
         )
+        return self._best([window[place] for *_, place in ranked], request, history, now, now)
+
+    def _place(
+        self, window: list[Candidate], request: RouteRequest, history: History, now: float, latest: float
+    ) -> Choice | None:
+        """Where a call takes what is least scarce, if it can start there until `latest`; else where it starts first."""
+        held = [
+            hold.choice.candidate
+            for _, _, hold in self.holds[:WINDOW]
+            if hold.turn.hold is hold
+            and _can(hold.choice.key, request, history, now)
+            and self._start(hold.choice.candidate, request, now) <= latest
+        ]
+        ranked = self.placement.ranked(window + held, request.estimate(), now)
+        return self._best(ranked, request, history, now, latest, held)
+
+    def _best(
+        self,
+        ranked: list[Candidate],
+        request: RouteRequest,
+        history: History,
+        now: float,
+        latest: float,
+        held: Sequence[Candidate] = (),
+    ) -> Choice | None:
+        """The first that can start a call by `latest`, else the one that starts first; None if one held is better."""
         earliest: Choice | None = None
-        for candidate in [window[place] for *_, place in ranked]:
+        for candidate in ranked:
+            if candidate in held:
+                return None
             choice = self._try(candidate, request, history, now)
-            if choice is None:
-                continue
-            if choice.start <= now:
+            if choice is not None and choice.start <= latest:
                 return choice
-            if earliest is None or choice.start < earliest.start:
+            if choice is not None and (earliest is None or choice.start < earliest.start):
                 earliest = choice
         return earliest
 
@@ -314,6 +338,11 @@ class Lane:
         about = 1.0 + JITTER * rng.random()
         standing.rank += about * quota.share(choice.amounts) / candidate.weight
         key.rank += about / key.weight
+        if candidate.shaped_at != quota.limits_at:
+            candidate.shaped_at = quota.limits_at
+            self.placement.learn(quota)
+        if self.placement.matters:
+            self.placement.granted(quota, choice.amounts)
 
     def survey(self, request: RouteRequest, history: History, now: float, most: int) -> Survey:
         """What every key can do for a call: why not, or from when. Reasons are given for the first `most` keys."""
@@ -343,28 +372,6 @@ class Lane:
         quota = candidate.quota
         estimate = request.estimate()
         return inf if quota.is_too_large(estimate, now) else quota.start(quota.amounts(estimate), now)
-
-    def waits(self, calls: float, tokens: float, now: float) -> float:
-        """Seconds in which all accounts together refill what so many calls take."""
-        if now >= self._rates_until:
-            self._rates_until = now + RATES_AGE
-            summed = self._sum_rates()
-            before = self._rates  # a mean: corrections make each account's rate flutter
-            self._rates = _mean(before[0], summed[0]), _mean(before[1], summed[1])
-        requests_rate, tokens_rate = self._rates
-        return max(calls / requests_rate, tokens / tokens_rate) if requests_rate else inf if calls else 0.0
-
-    def _sum_rates(self) -> tuple[float, float]:
-        requests_rate = tokens_rate = 0.0
-        for candidate in self.candidates.values():
-            if candidate.account.probation is None and any(key.health.probation is None for key in candidate.keys):
-                requests, tokens = candidate.quota.rates()
-                requests_rate, tokens_rate = requests_rate + requests, tokens_rate + tokens
-        return requests_rate, tokens_rate or inf
-
-
-def _mean(before: float, now: float) -> float:
-    return before + RATES_STEP * (now - before) if before < inf and now < inf else now
 
 
 def _can(key: KeyState, request: RouteRequest, history: History, now: float) -> bool:

@@ -7,9 +7,11 @@ calls go before batch work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from heapq import heappop, heappush
+from itertools import chain
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from .model import RouteRequest
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from .select import History
 
 
+_by_order = itemgetter(0)
+
+
+def size_of(request: RouteRequest) -> float:
+    """What a call asks of a pool, in tokens."""
+    estimate = request.estimate()
+    return 1.0 + max(estimate.prompt, estimate.answer)
+
+
 def _nobody() -> None:
     """Wakes nobody: nobody waits yet."""
 
@@ -29,8 +40,8 @@ class Turn:
     """A call that waits. Times are monotonic seconds."""
 
     __slots__ = (
-        *("deadline", "granted", "history", "hold", "lane", "look_at", "number", "order", "queued", "request", "since"),
-        *("share", "wake", "work"),
+        *("deadline", "granted", "history", "hold", "kind", "lane", "look_at", "number", "order", "queued", "request"),
+        *("share", "since", "wake", "work"),
     )
 
     def __init__(
@@ -50,17 +61,18 @@ class Turn:
         """The lease that it has got, or the refusal."""
         self.hold: Hold | None = None
         """The account whose next capacity is kept for it."""
-        estimate = request.estimate()
-        self.work = 1.0 + max(estimate.prompt, estimate.answer)
+        self.work = size_of(request)
         """What it asks of the pool, in tokens."""
         self.share = 0.0
         """The same relative to its tenant's weight, where that is counted."""
+        self.kind = 0
+        """Calls of one kind are placed alike (see `Placement.kind`); 0: by something else than size."""
         self.order: tuple[bool, float, int] = (False, 0.0, 0)
         self.queued = False
 
     def start_anew(self, lane: Lane) -> None:
         """Wait in another lane: the pool has been replaced."""
-        self.lane, self.hold, self.queued, self.look_at = lane, None, False, self.deadline
+        self.lane, self.hold, self.queued, self.look_at, self.kind = lane, None, False, self.deadline, 0
 
 
 class Hold:
@@ -90,7 +102,8 @@ class FairQueue:
     """Those that wait, across tenants."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[tuple[bool, float, int], Turn]] = []
+        self._lines: dict[int, list[tuple[tuple[bool, float, int], Turn]]] = {}
+        """A heap for each kind of call."""
         self._finish: dict[tuple[bool, str], float] = {}
         """By urgency and tenant: the virtual time at which all that it asked for will have been served."""
         self._last: dict[tuple[bool, str], float] = {}
@@ -109,7 +122,7 @@ class FairQueue:
 
     def turns(self) -> list[Turn]:
         """Those that wait, first come first."""
-        return [turn for _, turn in sorted(self._heap, key=lambda entry: entry[0]) if turn.queued]
+        return [turn for _, turn in sorted(chain(*self._lines.values()), key=_by_order) if turn.queued]
 
     def push(self, turn: Turn, weight: float) -> None:
         """Join: behind the calls of the same tenant, and by its share among the others."""
@@ -127,7 +140,7 @@ class FairQueue:
     def push_back(self, turn: Turn) -> None:
         """Take one's old place again."""
         turn.queued = True
-        heappush(self._heap, (turn.order, turn))
+        heappush(self._lines.setdefault(turn.kind, []), (turn.order, turn))
         self._count(turn, 1)
 
     def put_first(self, turn: Turn) -> None:
@@ -136,15 +149,14 @@ class FairQueue:
         turn.order, turn.share = (not turn.request.urgent, -inf, self._sequence), 0.0
         self.push_back(turn)
 
-    def pop(self) -> Turn | None:
-        """Who is next; None if nobody waits."""
-        while self._heap:
-            order, turn = heappop(self._heap)
-            if turn.queued and order == turn.order:
-                turn.queued = False
-                self._count(turn, -1)
-                return turn
-        return None
+    def pop(self, passed: Container[int] = ()) -> Turn | None:
+        """Take out who is next (see `peek`); None if nobody is."""
+        turn = self.peek(passed)
+        if turn is not None:
+            heappop(self._lines[turn.kind])
+            turn.queued = False
+            self._count(turn, -1)
+        return turn
 
     def served(self, turn: Turn) -> None:
         """A call that was taken out has got its capacity: time, as the queue counts it, goes on."""
@@ -152,14 +164,21 @@ class FairQueue:
         self._virtual[urgent] = max(self._virtual[urgent], turn.order[1])
         self._forget_last(turn)
 
-    def peek(self) -> Turn | None:
-        """Who is next, without taking it out."""
-        while self._heap:
-            order, turn = self._heap[0]
+    def peek(self, passed: Container[int] = ()) -> Turn | None:
+        """Who is next, but for the kinds that are passed over; without taking it out."""
+        heads = [self._lines[kind][0] for kind in list(self._lines) if kind not in passed and self.has(kind)]
+        return min(heads, key=_by_order)[1] if heads else None
+
+    def has(self, kind: int) -> bool:
+        """Whether a call of this kind waits."""
+        line = self._lines.get(kind)
+        while line:
+            order, turn = line[0]
             if turn.queued and order == turn.order:
-                return turn
-            heappop(self._heap)
-        return None
+                return True
+            heappop(line)
+        self._lines.pop(kind, None)
+        return False
 
     def remove(self, turn: Turn) -> None:
         """Leave without having been served: nothing has been used."""

@@ -27,6 +27,7 @@ from random import Random
 
 from keyrouter_openai import Key
 from keyrouter_openai.core.model import MINUTE, Estimate, RouteRequest
+from keyrouter_openai.core.objectives import Objective
 from keyrouter_openai.keys import Limits
 from keyrouter_openai.providers import PROVIDERS
 from keyrouter_openai.router import Router
@@ -151,7 +152,14 @@ def without_affinity(world: World) -> Caller:
     return router_of(world, declared=False, affinity=False)
 
 
-def router_of(world: World, *, declared: bool, affinity: bool = True, tenants: bool = True) -> Caller:
+def router_of(
+    world: World,
+    *,
+    declared: bool,
+    affinity: bool = True,
+    tenants: bool = True,
+    objective: str | Objective = "fairness",
+) -> Caller:
     """A caller with a router: whether it is told accounts and limits, how prompts begin, and who calls."""
     books = world.provider.books
     keys: list[Key] = []
@@ -163,7 +171,7 @@ def router_of(world: World, *, declared: bool, affinity: bool = True, tenants: b
             keys.append(Key(name=name, secret=key.secret, provider=provider, account=key.account, limits=limits))
         else:
             keys.append(Key(name=name, secret=key.secret, provider=provider))
-    router = Router(keys, clock=world.time, rng=Random(world.seed))
+    router = Router(keys, clock=world.time, rng=Random(world.seed), objective=objective)
 
     def describe(call: VirtualCall) -> RouteRequest:
         request, share = call.describe(), world.estimated

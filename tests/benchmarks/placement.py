@@ -154,7 +154,7 @@ POOLS = (
         lognormal(800, 1.5),
     ),
     Pool(
-        "OpenAI tiers 1, 2 and Azure, lognormal",
+        "three unlike accounts, lognormal",
         [(500, 200_000), (2000, 2_000_000), (3000, 300_000)],
         lognormal(450, 1.5),
     ),

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ import openai
 from pydantic import SecretStr
 
 from keyrouter_openai.client import RoutedOpenAI
+from keyrouter_openai.clock import Signal
 from keyrouter_openai.core.classify import classify
 from keyrouter_openai.core.model import Fault
 from keyrouter_openai.keys import Key
@@ -87,11 +89,11 @@ class OwnTime:
     def time(self) -> float:
         return self.now
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, signal: Signal | None = None) -> None:
         self.sleep_sync(seconds)
         await anyio.lowlevel.checkpoint()
 
-    def sleep_sync(self, seconds: float) -> None:
+    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
         self.now += seconds
         self.delays += seconds > 0
 
