@@ -138,5 +138,5 @@ def test_a_request_above_a_whole_limit_goes_to_a_larger_account() -> None:
 def test_the_wait_for_a_backlog_is_by_requests_or_tokens_whichever_is_longer() -> None:
     lane = Accounts(1.0, 1.0, rpm=60, tpm=60_000).lane
     for now in (0.0, 0.1, 1.0, 1.1):
-        assert lane.waits(10, 1_000_000, now) == pytest.approx(500.0)
-        assert lane.waits(100, 1, now) == pytest.approx(50.0)
+        assert lane.backlog.waits(lane.candidates.values(), 10, 1_000_000, now) == pytest.approx(500.0)
+        assert lane.backlog.waits(lane.candidates.values(), 100, 1, now) == pytest.approx(50.0)
