@@ -132,12 +132,13 @@ class Stage:
             return False
 
     async def use(self, *names: str) -> None:
-        """Have these keys serve a call each, so that the others come before them."""
+        """Have these keys serve a call each, so that the less used come before them."""
         for name in names:
             await self.client.with_routing(key=name).chat.completions.create(
-                model="other", messages=[{"role": "user", "content": SHORT}]
+                model="m", messages=[{"role": "user", "content": SHORT}]
             )
             self.clock.now += 1.0
+        self.sim.reset_counts()
 
     def give(self, *, key: str | None = None, account: str | None = None, times: int | None = None) -> None:
         """Answer so many of these calls for model `m` with what was recorded."""
@@ -220,7 +221,7 @@ async def handled(sim: ProviderSimulator, line: Line) -> bool:
         sim.reset_counts()
         stage = Stage(sim, line)
         async with stage.client:
-            await stage.use("a2", "b1")
+            await stage.use("a2", "b1", "b1")
             if await JUDGES[expected](stage):
                 return True
     return False
