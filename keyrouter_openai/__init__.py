@@ -8,8 +8,9 @@ The house, from the doors inwards:
     pool                   keys, accounts and hosts, and a lane of those that can serve each model
     core/                  decides, without I/O, clock or SDK:
         buckets, quota, charges, limits          what accounts grant, and what headers say of it
-        lanes, select, objectives, affinity      who can serve, who suits best, where a prompt is cached
-        queue, dispatch                          who waits, and who goes next
+        lanes, candidate, standing, select       who can serve, and how well each has
+        objectives, placement, affinity          who suits best: by wish, by size, by what is cached
+        queue, dispatch, backlog                 who waits, who goes next, and for how long
         health, breaker, retry_budget            what has failed, and how much may be tried again
         evidence, kinship                        which keys turn out to share an account
         classify, verdict, stream, body          what answers mean, and what to do about it

@@ -14,7 +14,7 @@ from .core import health
 from .core.breaker import Breaker
 from .core.model import Dimension, Fault, Outcome, Reading
 from .core.state import LONG, AccountState, HostState, model_family, remember, scope_of
-from .core.verdict import POLICIES, Blame
+from .core.verdict import POLICIES, Blame, Verdict
 from .events import (
     AccountLearned,
     AccountParked,
@@ -37,6 +37,9 @@ SIZE_MEMORY = 3600.0
 """Seconds for which a size is not sent to an account again that was too large for it."""
 FRONT_END_PAUSE = 10.0
 """Seconds to leave a host alone whose front end refused us without naming a time."""
+
+FAILED = 9.0
+"""Further calls for which one counts that failed: an account whose calls fail gets a tenth of its share of calls."""
 
 _REACHED_QUOTA = (Fault.NONE, Fault.STREAM_BROKEN, Fault.ABANDONED)
 _HOST_FAULTS = (Fault.OVERLOADED, Fault.SERVER_ERROR, Fault.NETWORK, Fault.HOST_LIMIT)
@@ -131,6 +134,8 @@ class Learner:
         state, request = lease.state, lease.request
         account, fault = lease.account, _cause(outcome)
         lease.candidate.standing.ended(ok=_says_of_account(fault), first_byte_s=None, now=now)
+        if POLICIES[fault].verdict is Verdict.RETRY:  # not its limits, which are known: it is to be spared for a while
+            lease.candidate.standing.rank += FAILED * lease.quota.share(lease.reservation.amounts) / lease.candidate.weight
         match fault:
             case Fault.RATE_LIMIT:
                 self._rate_limited(lease, outcome, now, events)

@@ -20,7 +20,6 @@ from .core.body import CHARS_PER_TOKEN
 _PATHS = ("/chat/completions", "/responses", "/completions")
 _ENDS = tuple(tokens * CHARS_PER_TOKEN for tokens in LENGTHS)
 _STEPS = (_ENDS[0], *(longer - shorter for shorter, longer in pairwise(_ENDS)))
-_IDS = ("prompt_cache_key", "conversation", "previous_response_id")
 _ORDER = ("tools", "instructions", "messages", "input", "prompt")
 """The parts of a prompt as providers put them together (OpenAI's guide on prompt caching: tools come first)."""
 _TEXTS = ("description", "content", "text", "summary", "tool_calls", "arguments", "output")
@@ -30,7 +29,12 @@ _BACKWARDS = _TEXTS[::-1]
 
 def may_be_cached(fields: Mapping[str, object], tokens: int) -> bool:
     """Whether `prefixes` finds anything in a body of about so many tokens: most short calls need not be looked at."""
-    return tokens >= LENGTHS[0] or any(name in fields for name in _IDS)
+    return (
+        tokens >= LENGTHS[0]
+        or "prompt_cache_key" in fields
+        or "conversation" in fields
+        or "previous_response_id" in fields
+    )
 
 
 def prefixes(body: object, path: str) -> tuple[int, ...]:

@@ -273,7 +273,7 @@ class Call:
         if POLICIES[fault].verdict is Verdict.RETRY and _sdk.forbids_retry(error):
             return False
         worth = worth and (self._replay is None or self._replay.rewind())
-        return worth and (single or not blames_provider or self.router.may_retry())
+        return worth and (single or not blames_provider or self.router.may_retry(self.lease))
 
     def _patience(self) -> float:
         """Seconds that this call may still wait for capacity."""

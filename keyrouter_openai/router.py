@@ -208,10 +208,15 @@ class Router:
         self._take_back()
         return spare
 
-    def may_retry(self) -> bool:
-        """Whether the pool may make one more attempt on account of a failing provider or network; takes it."""
+    def may_retry(self, lease: Lease) -> bool:
+        """Whether a call may make one more attempt after one that failed on account of the provider or network.
+
+        The pool's budget of retries bounds them; but where the provider's breaker is open, that bounds all calls.
+        """
         with self._lock:
-            may = self._allocator.retries.withdraw(self.clock.monotonic())
+            breakers = lease.state.host.breakers_for(lease.request)
+            guarded = any(breaker.state != "closed" for breaker in breakers)
+            may = guarded or self._allocator.retries.withdraw(self.clock.monotonic())
         self._take_back()
         return may
 

@@ -72,7 +72,7 @@ class RoutedCaller:
             verdict = POLICIES[outcome.fault].verdict
             if not may_try_again(outcome.fault):
                 return
-            if verdict in (Verdict.RETRY, Verdict.WAIT) and not router.may_retry():
+            if verdict in (Verdict.RETRY, Verdict.WAIT) and not router.may_retry(lease):
                 return
             if sent - free >= max(router.accounts_for(request), MAX_RETRIES + 1):
                 return

@@ -39,6 +39,9 @@ TRIES = 3
 PAUSE = 0.1
 ROWS_AT_ONCE = 12
 TIMEOUT = 1.0
+"""Seconds for an answer, in the row in which there is none."""
+PATIENCE = 20.0
+"""The same in all others, where it bounds how long a call may wait."""
 
 Ask = Callable[[str, bool], Awaitable[str]]
 """Makes one call with a prompt, streamed or not; the text of its answer."""
@@ -139,10 +142,14 @@ async def ask(client: AsyncOpenAI, prompt: str, stream: bool) -> str:
     return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
 
 
+def timeout_of(row: Row) -> float:
+    return TIMEOUT if row.fault == "hang" else PATIENCE
+
+
 @asynccontextmanager
 async def one_key(row: Row, sim: ProviderSimulator) -> AsyncGenerator[Ask]:
     url, secret = addresses(row, sim)["A/key-1"], sim.keys["A/key-1"]
-    async with AsyncOpenAI(base_url=url, api_key=secret, timeout=TIMEOUT) as client:
+    async with AsyncOpenAI(base_url=url, api_key=secret, timeout=timeout_of(row)) as client:
         yield lambda prompt, stream: ask(client, prompt, stream)
 
 
@@ -150,7 +157,7 @@ async def one_key(row: Row, sim: ProviderSimulator) -> AsyncGenerator[Ask]:
 async def round_robin(row: Row, sim: ProviderSimulator) -> AsyncGenerator[Ask]:
     urls = addresses(row, sim)
     clients = [
-        AsyncOpenAI(base_url=urls[label], api_key=secret, timeout=TIMEOUT, max_retries=0)
+        AsyncOpenAI(base_url=urls[label], api_key=secret, timeout=timeout_of(row), max_retries=0)
         for label, secret in sim.keys.items()
     ]
     turns = cycle(clients)
@@ -176,7 +183,7 @@ async def routed(row: Row, sim: ProviderSimulator) -> AsyncGenerator[Ask]:
     keys = [
         Key(name=label.replace("/", "-"), secret=secret, base_url=urls[label]) for label, secret in sim.keys.items()
     ]
-    async with RoutedOpenAI(keys=keys, ledger=None, timeout=TIMEOUT) as client:
+    async with RoutedOpenAI(keys=keys, ledger=None, timeout=timeout_of(row)) as client:
         yield lambda prompt, stream: ask(client, prompt, stream)
 
 
