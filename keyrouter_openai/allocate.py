@@ -14,7 +14,7 @@ from .core.dispatch import Dispatcher
 from .core.lanes import SCAN, Lane
 from .core.model import RouteRequest
 from .core.objectives import OBJECTIVES, Objective
-from .core.queue import Hold, Turn, size_of
+from .core.queue import Hold, Turn, size_kind
 from .core.quota import Reservation
 from .core.retry_budget import RetryBudget
 from .core.select import History, Refusal
@@ -66,6 +66,8 @@ class Allocator:
         self._clock = clock
         self._rng = rng
         self._warmth = Warmth()
+        self._epoch = 0
+        """Counts the forks: leases of an earlier epoch are another process's."""
         self._dispatcher = Dispatcher(self._choose_for, self._grant, self._refuse, pool.open)
         self._waiting: dict[Lane, None] = {}
         """Lanes in which calls wait."""
@@ -85,13 +87,13 @@ class Allocator:
         lane = self._pool.lane(request, now)
         if self.is_single:
             return self._lease_single(lane, request, number, now)
-        kind = self._kind(lane, request, history)
+        kind = 0 if history.tried else size_kind(request)
         must_queue = bool(lane.queue) and (lane.queue.has(0) or lane.queue.has(kind))
         choice = None if must_queue else self._choose(lane, request, history, now, max_wait)
         if choice is not None and choice.start <= now:
             return self._lease(lane, choice, None, request, number, now)
         first = choice.start if choice is not None else now if lane.has_open else lane.opens_at()
-        if history.tried or request.pinned or len(lane.candidates) <= SCAN:
+        if len(lane.candidates) <= SCAN or (choice is None and (history.tried or request.pinned)):
             survey = lane.survey(request, history, now, 0)
             first = survey.first
             if survey.all_denied and (denied := lane.choose_denied(request, history, now)) is not None:
@@ -101,6 +103,7 @@ class Allocator:
             return self._refusal(lane, request, history, now)
         turn = Turn(request, history, number, now, now + max_wait, lane)
         turn.kind = kind
+        turn.placed = kind > 0 and lane.placement.matters and self._objective_of(request) is None
         self._waiting[lane] = None
         self._dispatcher.join(turn, choice, self._weight(request.tenant), now)
         if turn.queued:
@@ -119,11 +122,9 @@ class Allocator:
             self._refuse(turn, now)
             self.go_on(now)
 
-    def leave(self, turn: Turn, now: float) -> None:
-        """A call waits no longer: give back its place, or what it has got."""
-        if isinstance(turn.granted, Lease):
-            self.give_back(turn.granted, now, unused=True)
-        elif turn.granted is None:
+    def leave(self, turn: Turn) -> None:
+        """A call waits no longer: give back its place."""
+        if turn.granted is None:
             self._dispatcher.leave(turn)
 
     def replace_turns(self, turns: list[Turn], now: float) -> None:
@@ -133,6 +134,7 @@ class Allocator:
             turn.start_anew(self._pool.lane(turn.request, now))
             self._waiting[turn.lane] = None
             self._dispatcher.join(turn, None, self._weight(turn.request.tenant), now)
+        self._pool.changed = True
         self.go_on(now)
 
     def spare(self, request: RouteRequest, history: History, *, number: int, now: float) -> Lease | None:
@@ -149,7 +151,7 @@ class Allocator:
 
     def give_back(self, lease: Lease, now: float, *, unused: bool) -> bool:
         """A lease has come to its end; False if it had before."""
-        if lease.settled:
+        if lease.settled or lease.epoch != self._epoch:
             return False
         lease.settled = True
         lease.state.in_flight -= 1
@@ -165,6 +167,12 @@ class Allocator:
         if lease.quota.concurrent is not None and isinstance(lease.quota.debtor, Hold):
             self._dispatcher.hurry(lease.quota.debtor, now)
         return True
+
+    def forget_leases(self) -> None:
+        """In the child of a fork nothing is out and nobody waits: those are the parent's calls."""
+        self._epoch += 1
+        self._waiting.clear()
+        self._pool.forget_leases()
 
     def go_on(self, now: float) -> None:
         """Something has come back or changed: let those go who waited for it."""
@@ -202,12 +210,6 @@ class Allocator:
                     warm = warm or found
         return warm or lane.choose(request, history, now, self._rng, self._objective_of(request), patience)
 
-    def _kind(self, lane: Lane, request: RouteRequest, history: History) -> int:
-        """The size of a call, as far as it decides where that goes (see `Placement.kind`)."""
-        if not lane.placement.matters or history.tried or self._objective_of(request) is not None:
-            return 0
-        return lane.placement.kind(size_of(request))
-
     def _objective_of(self, request: RouteRequest) -> Objective | None:
         given = request.objective
         if given is None:
@@ -222,7 +224,7 @@ class Allocator:
         """
         if not lane.queue:
             return first
-        calls, work = lane.queue.ahead(request, self._weight)
+        calls, work = lane.queue.ahead(request, self._weight(request.tenant))
         need = lane.backlog.longest_need(first - now, now)
         queued = lane.backlog.waits(lane.candidates.values(), calls, work, now)
         return now + max(first - now, min(need, max_wait / 4)) + queued
@@ -264,7 +266,7 @@ class Allocator:
         state.in_flight += 1
         candidate.standing.in_flight += 1
         quota.in_flight += 1
-        lease = Lease(request, number, self._pool.settings[state.name], now, choice, reservation)
+        lease = Lease(request, number, self._pool.settings[state.name], now, choice, reservation, self._epoch)
         if state.health.probation is not None and not state.canary:
             state.canary = lease.decides_key = True
         if account.probation is not None and not account.canary:

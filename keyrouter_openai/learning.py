@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from random import Random
@@ -13,7 +13,7 @@ from random import Random
 from .core import health
 from .core.breaker import Breaker
 from .core.model import Dimension, Fault, Outcome, Reading
-from .core.state import LONG, AccountState, HostState, model_family, remember, scope_of
+from .core.state import LONG, AccountState, HostState, KeyState, model_family, remember, scope_of
 from .core.verdict import POLICIES, Blame, Verdict
 from .events import (
     AccountLearned,
@@ -115,7 +115,7 @@ class Learner:
             self._learn_accounts(lease, outcome, now, events)
         if fault is not Fault.NONE or state.announced != "available":
             self._pool.reopen(account=lease.account)
-            self._announce(now, events)
+            self._announce([*lease.account.members, state], now, events)
         return events
 
     def prove(self, lease: Lease) -> list[Event]:
@@ -127,7 +127,7 @@ class Learner:
             lease.account.probation, lease.account.cause = None, Fault.NONE
             lease.decides_account = lease.account.canary = False
         self._pool.reopen(account=lease.account)
-        self._announce(self._clock.monotonic(), events)
+        self._announce(lease.account.members, self._clock.monotonic(), events)
         return events
 
     def _learn_fault(self, lease: Lease, outcome: Outcome, now: float, events: list[Event]) -> None:
@@ -135,7 +135,8 @@ class Learner:
         account, fault = lease.account, _cause(outcome)
         lease.candidate.standing.ended(ok=_says_of_account(fault), first_byte_s=None, now=now)
         if POLICIES[fault].verdict is Verdict.RETRY:  # not its limits, which are known: it is to be spared for a while
-            lease.candidate.standing.rank += FAILED * lease.quota.share(lease.reservation.amounts) / lease.candidate.weight
+            share = lease.quota.share(lease.reservation.amounts)
+            lease.candidate.standing.rank += FAILED * share / lease.candidate.weight
         match fault:
             case Fault.RATE_LIMIT:
                 self._rate_limited(lease, outcome, now, events)
@@ -226,10 +227,11 @@ class Learner:
                     events.append(
                         ProviderParked(self._clock.time(), self._name, host.name, name or None, outcome.fault, until)
                     )
+                    self._announce(self._keys_at(host), now, events)
         self._pool.reopen(host=host)
 
     def _in_flight_to(self, host: HostState) -> int:
-        return sum(key.in_flight for key in self._pool.keys.values() if key.host is host)
+        return sum(key.in_flight for key in self._keys_at(host))
 
     def _refused(self, lease: Lease, now: float, events: list[Event]) -> None:
         state = lease.state
@@ -248,6 +250,7 @@ class Learner:
             events.append(
                 ProviderParked(self._clock.time(), self._name, state.host.name, None, Fault.KEY_REFUSED, wall)
             )
+            self._announce(self._keys_at(state.host), now, events)
 
     def _decide_key(self, lease: Lease, outcome: Outcome, now: float) -> None:
         state = lease.state
@@ -280,15 +283,18 @@ class Learner:
             quota = state.account.quota(lease.quota.family, state.provider, now)
             quota.lower(outcome.readings, now)
 
-    def _announce(self, now: float, events: list[Event]) -> None:
+    def _announce(self, keys: Iterable[KeyState], now: float, events: list[Event]) -> None:
         """Tell of every key whose state, as users see it, is another than when last told."""
-        for state in self._pool.keys.values():
+        for state in keys:
             name, reason, _ = key_state(state, now)
             if name != state.announced:
                 old, state.announced = state.announced, name
                 events.append(
                     KeyStateChanged(self._clock.time(), self._name, state.name, state.account.name, old, name, reason)
                 )
+
+    def _keys_at(self, host: HostState) -> list[KeyState]:
+        return [key for key in self._pool.keys.values() if key.host is host]
 
     def _wall(self, monotonic: float, now: float) -> float:
         return self._clock.time() + monotonic - now

@@ -13,12 +13,19 @@ class Lease:
     """Permission to make one attempt with one key, from monotonic time `start` on."""
 
     __slots__ = (
-        *("account", "candidate", "decides_account", "decides_key", "key", "number", "quota", "request"),
+        *("account", "candidate", "decides_account", "decides_key", "epoch", "key", "number", "quota", "request"),
         *("host_told", "reservation", "settled", "start", "state"),
     )
 
     def __init__(
-        self, request: RouteRequest, number: int, key: Key, start: float, choice: Choice, reservation: Reservation
+        self,
+        request: RouteRequest,
+        number: int,
+        key: Key,
+        start: float,
+        choice: Choice,
+        reservation: Reservation,
+        epoch: int,
     ) -> None:
         self.request = request
         self.number = number
@@ -30,6 +37,8 @@ class Lease:
         self.account = choice.candidate.account
         self.quota = choice.candidate.quota
         self.reservation = reservation
+        self.epoch = epoch
+        """In which process it was given (see `Allocator.forget_leases`)."""
         self.decides_key = False
         """This attempt is the canary that decides whether its key is good again."""
         self.decides_account = False

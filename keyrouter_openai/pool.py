@@ -24,8 +24,12 @@ from .core.state import LONG, AccountState, HostState, KeyState, model_family
 from .keys import Key, Limits, is_made_up
 from .providers import PROVIDERS
 
+MOST_PLACES, FEWEST_NAMES = 100_000, 16
+"""Keys times models that are kept in mind, and models at least."""
 MOST_NAMES = 1024
 """Models that are kept in mind: their names come from callers, and never end."""
+ENDPOINT = "endpoint:"
+"""What the name of a lane begins with for calls without a model."""
 LONG_CONTEXT = 128_000
 """Tokens of a prompt from which on some models have limits of their own (OpenAI's rate-limit guide)."""
 
@@ -47,10 +51,10 @@ class Pool:
         """What wall-clock time was ahead of monotonic time when that was recalled, in seconds."""
         self.changed = False
         """An account or host has been looked at anew since those that wait were last told."""
-        self._by_name: dict[tuple[str | None, str | None, str | None, bool], Lane] = {}
-        """By model, the key or account that the caller named, and whether the prompt is long."""
-        self._lanes: dict[tuple[str, str | None, frozenset[str]], Lane] = {}
-        """By model family, the account that was named, and the keys that can serve."""
+        self._by_name: dict[tuple[str, str | None, str | None, bool], Lane] = {}
+        """By model or endpoint, the key or account that the caller named, and whether the prompt is long."""
+        self._lanes: dict[tuple[str, str, str | None, frozenset[str]], Lane] = {}
+        """By model family or else endpoint, the account that was named, and the keys that can serve."""
 
     def replace(self, keys: Sequence[Key], now: float) -> list[Turn]:
         """Have these keys and no others. Returns the calls that waited, which are to be placed anew."""
@@ -62,6 +66,11 @@ class Pool:
             if key.account is None and states[key.name].account.name != own_account(key.name):
                 self.kinship.restore(key.name, states[key.name].account.name)
         self.settings = {key.name: key for key in keys}
+        for account in self.accounts.values():
+            account.members = []
+        for state in states.values():
+            state.account.members.append(state)
+        self.accounts = {name: account for name, account in self.accounts.items() if account.members}
         waiting = [turn for lane in self._lanes.values() for turn in lane.send_away()]
         self._lanes.clear()
         self._by_name.clear()
@@ -72,9 +81,11 @@ class Pool:
         address = key.base_url or PROVIDERS[key.provider].base_url or key.provider
         host = self.hosts.setdefault(address, HostState(address))
         name = key.account or own_account(key.name)
-        account = self.accounts.setdefault(name, AccountState(name))
         old = self.settings.get(key.name)
         same = old is not None and (old.secret, old.base_url, old.provider) == (key.secret, key.base_url, key.provider)
+        if old is not None and not same and key.account is None:
+            self.accounts.pop(name, None)  # what is known of that account was of another credential
+        account = self.accounts.setdefault(name, AccountState(name))
         if old is None or not same:
             state = KeyState(key.name, key.provider, account, host)
         else:
@@ -96,29 +107,36 @@ class Pool:
     def lane(self, request: RouteRequest, now: float) -> Lane:
         """All that can serve a call."""
         model = request.model
-        name = (model, request.key, request.account, model is not None and request.estimate().prompt >= LONG_CONTEXT)
+        is_long = model is not None and request.estimate().prompt >= LONG_CONTEXT
+        name = (model or f"{ENDPOINT}{request.endpoint}", request.key, request.account, is_long)
         found = self._by_name.get(name)
         if found is None:
-            if len(self._by_name) >= MOST_NAMES:
+            if len(self._by_name) >= min(MOST_NAMES, max(MOST_PLACES // len(self.keys), FEWEST_NAMES)):
                 self._forget_idle()
-            found = self._by_name[name] = self._find_lane(request, is_long=name[3], now=now)
+            found = self._by_name[name] = self._find_lane(request, is_long=is_long, now=now)
         return found
 
     def _find_lane(self, request: RouteRequest, *, is_long: bool, now: float) -> Lane:
         """Models of one family that the same keys serve have one lane."""
         members = [key for key in self.keys.values() if mismatch(key, request) is None]
         family = model_family(request.model) + (LONG if is_long else "")
-        place = (family, request.account, frozenset(key.name for key in members))
+        names = frozenset(key.name for key in members)
+        place = (family, "" if request.model else request.endpoint, request.account, names)
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(request.model, family, place[2])
+            lane = self._lanes[place] = Lane(request.model, family, names)
             for key in members:
                 lane.add(key, key.account, key.host, self._quota(key, key.account, lane, now), self._rng)
+            lane.even_out()
         return lane
 
     def _forget_idle(self) -> None:
+        """Drop what is kept for names that nobody has in use: they may have been made up."""
         self._by_name.clear()
         self._lanes = {place: lane for place, lane in self._lanes.items() if lane.queue or lane.holds}
+        used = {place[0] for place in self._lanes}
+        for account in self.accounts.values():
+            account.forget_families(used)
 
     def _quota(self, key: KeyState, account: AccountState, lane: Lane, now: float) -> Quota:
         quota = account.quota(lane.family, key.provider, now)
@@ -182,14 +200,16 @@ class Pool:
         old = key.account
         if account is old:
             return
-        if all(other is key or other.account is not old for other in self.members(old)):
-            account.absorb(old)  # nobody is left there who could use what is known of it
         key.account = account
+        account.members.append(key)
+        old.members.remove(key)
+        if not old.members:  # nobody is left there who could use what is known of it
+            account.absorb(old)
+            self.accounts.pop(old.name, None)
         for lane in self._lanes.values():
             lane.remove(key, old, key.host)
             if key.name in lane.members:
                 lane.add(key, account, key.host, self._quota(key, account, lane, now), self._rng)
-
         for asked in [asked for asked in self._by_name if asked[2] in (old.name, account.name)]:
             del self._by_name[asked]  # who asks for one of the two accounts next finds its keys anew
 
@@ -197,10 +217,6 @@ class Pool:
         """The keys that can never serve a call, and why; the first `most` of them."""
         found = ((key.name, mismatch(key, request)) for key in self.keys.values())
         return dict(islice(((name, (why, inf)) for name, why in found if why is not None), most))
-
-    def members(self, account: AccountState) -> list[KeyState]:
-        """The keys of an account."""
-        return [key for key in self.keys.values() if key.account is account]
 
     def set_apart(self, account: AccountState, quota: Quota, provider: str, now: float, *, apart: bool) -> None:
         """Long prompts turn out to have limits of their own, or not to have them after all."""
@@ -241,6 +257,7 @@ class Pool:
         """In the child of a fork no lease is out and nobody waits, whatever the parent's calls are doing."""
         self._lanes.clear()
         self._by_name.clear()
+        self.changed = False
         for state in self.keys.values():
             state.in_flight, state.canary = 0, False
         for account in self.accounts.values():

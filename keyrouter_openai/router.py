@@ -27,7 +27,7 @@ from .core.model import Fault, Outcome, Reading, RouteRequest
 from .core.objectives import Objective
 from .core.quantile import Quantile
 from .core.queue import Turn
-from .core.select import History, Refusal, could_serve
+from .core.select import History, Refusal
 from .errors import ConfigError, VaultError
 from .events import AccountLearned, Event, LedgerTrouble, NoKey
 from .keys import Key
@@ -135,6 +135,7 @@ class Router:
         with self._lock:
             now = self.clock.monotonic()
             self._pool.recall(values, now=now, wall=self.clock.time() - now)
+        self._take_back()
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -199,7 +200,7 @@ class Router:
 
     def leave(self, turn: Turn) -> None:
         """A call waits no longer: give back its place, or what it has got."""
-        self._take_back(lambda: self._allocator.leave(turn, self.clock.monotonic()))
+        self._take_back(lambda: self._leave(turn))
 
     def spare(self, request: RouteRequest, history: History, *, number: int) -> Lease | None:
         """A lease for a second attempt beside one that is out, where an account has room to spare; else None."""
@@ -304,6 +305,12 @@ class Router:
         if learned:
             ledger.remember(self.pool, learned)
 
+    def _leave(self, turn: Turn) -> list[Event]:
+        if isinstance(turn.granted, Lease):
+            return self._unused(turn.granted, None)
+        self._allocator.leave(turn)
+        return []
+
     def _unused(self, lease: Lease, outcome: Outcome | None) -> list[Event]:
         if not self._allocator.give_back(lease, self.clock.monotonic(), unused=True):
             return []
@@ -330,13 +337,16 @@ class Router:
         """Raise ConfigError if the pool has no such key or account: waiting would not bring it."""
         if key is not None and key not in self._pool.keys:
             raise ConfigError(f"pool {self.pool!r} has no key {key!r}: it has {', '.join(self._pool.keys)}")
-        accounts = {state.account.name for state in self._pool.keys.values()}
+        accounts = self._pool.accounts
         if account is not None and account not in accounts:
             raise ConfigError(f"pool {self.pool!r} has no account {account!r}: it has {', '.join(sorted(accounts))}")
 
     def accounts_for(self, request: RouteRequest) -> int:
         """How many accounts might serve this call at some time."""
-        return len(could_serve(self._pool.keys.values(), request))
+        with self._lock:
+            accounts = self._pool.lane(request, self.clock.monotonic()).accounts
+        self._take_back()
+        return accounts
 
     def flush(self) -> None:
         """Wait, for some seconds at most, until all attempts so far are in the ledger."""
@@ -346,9 +356,10 @@ class Router:
         with self._lock:
             now = self.clock.monotonic()
             learned: list[Learned] = []
-            for account in {state.account.name: state.account for state in self._pool.keys.values()}.values():
+            for account in self._pool.accounts.values():
                 for quota in account.quotas.values():
                     learned += self._pool.limits_of(account, quota, now=now, wall=self.clock.time() - now)
+        self._take_back()
         self.ledger.remember(self.pool, learned)
         self.ledger.flush()
 
@@ -370,7 +381,7 @@ class Router:
         """In the child no lease is out, whatever the parent's calls are doing, and chance goes its own way."""
         self._begin()
         self.rng.seed()
-        self._pool.forget_leases()
+        self._allocator.forget_leases()
         if self._vault is not None:
             self._vault_secrets = SecretLoader(self._vault, self.pool)
 

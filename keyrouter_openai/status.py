@@ -117,7 +117,7 @@ def _key_status(key: KeyState, now: float, wall: float) -> KeyStatus:
 
 def _account_status(account: AccountState, pool: Pool, now: float, wall: float) -> AccountStatus:
     state, until = account_state(account, now)
-    members = tuple(key.name for key in pool.members(account))
+    members = tuple(key.name for key in account.members)
     parked = {f: quota.parked_until + wall for f, quota in account.quotas.items() if quota.parked_until > now}
     buckets: list[BucketStatus] = []
     for family, quota in account.quotas.items():

@@ -89,7 +89,8 @@ async def test_a_canary_that_tells_nothing_is_followed_by_another_soon(pool: Poo
     assert (await call(pool, sync=False, stream=False)).text == ECHO
     assert pool.state("A1") == "exhausted"
     pool.clock.pass_(60)
-    assert (await call(pool, sync=False, stream=False)).text == ECHO
+    for _ in range(12):  # an account whose call has failed is spared for some calls
+        assert (await call(pool, sync=False, stream=False)).text == ECHO
     assert pool.state("A1") == "available"
 
 

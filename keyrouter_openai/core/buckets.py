@@ -36,6 +36,8 @@ PLENTY = 0.05
 """Share of a limit that must be left besides what was refused, for the refusal to have another cause."""
 SLICE_MEMORY = 600.0
 """Seconds without a refusal after which twice as much is tried at once."""
+SLICE_SLACK = 0.03
+"""Units of each slice that are not used: where one call fills a slice, it must not come a moment too soon."""
 STEADY = 1.5
 """Seconds for which answers must show more than was thought, until it is believed."""
 LOOKS = 16
@@ -205,19 +207,25 @@ class Bucket:
                 self._shift(self.level + self.short)
                 self.short_since = inf
 
-    def refuse(self, amount: float, wait: float, *, sent_at: float, now: float, shown: float | None) -> None:
-        """Learn from a refusal of `amount`: it is there in `wait` seconds.
+    def refuse(
+        self, amount: float, wait: float, *, mark: float, sent_at: float, now: float, shown: float | None
+    ) -> None:
+        """Learn from a refusal of `amount`, reserved with `mark`: it is there in `wait` seconds.
 
         `shown` is what the answer's own header says is left. If that is plenty, as we thought, the limit is enforced
-        over slices shorter than its period: no more can be had at once than was had until now.
+        over slices shorter than its period: no more can be had at once than was had until then.
         """
         self.refill(now)
         if self.dimension is not Dimension.REQUESTS:  # refused requests are counted, their tokens are not
             self.give_back(amount)
         if sent_at < self.shrunk_at:
             return  # of the same burst
-        thought = self.level + (amount if self.dimension is Dimension.REQUESTS else 0.0)
-        sliced = shown is not None and min(shown, thought) > amount + PLENTY * self.limit
+        # What was there for this call, whatever was taken since: many may have been sent at once.
+        thought = self.level + self.taken - mark - self.net * (now - sent_at)
+        thought += amount if self.dimension is Dimension.REQUESTS else 0.0
+        plenty = amount + PLENTY * self.limit
+        # Once slices are known of, more than was there for this call is enough to show that they are shorter still.
+        sliced = shown is not None and shown > plenty and thought > (plenty if self.capacity == self.limit else amount)
         if self.guessed or sliced:
             self.shrink(max(self.capacity - thought, amount, 1.0))
             self.shrunk_at = now
@@ -233,6 +241,7 @@ class Bucket:
         """No more than this is to be had at once."""
         self.capacity, self.margin = capacity, MARGIN * capacity
         self.level = min(self.level, capacity)
+        self._set_drain(self.drain)
 
     def resize(self, limit: float, period: float) -> None:
         """Change the limit; what was used of the old one stays used."""
@@ -269,6 +278,8 @@ class Bucket:
     def _set_drain(self, drain: float) -> None:
         self.drain = max(min(drain, LARGEST_DRAIN * self.rate), 0.0)
         self.net = self.rate - self.drain
+        if self.capacity < self.limit:
+            self.net *= 1.0 - SLICE_SLACK / max(self.capacity, 1.0)
 
 
 def period_of(reading: Reading, otherwise: float = MINUTE) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import inf
+from operator import attrgetter
 
 from .candidate import Choice
 from .lanes import Lane
@@ -17,8 +18,9 @@ from .quota import Reservation
 from .select import is_denied, obstacle, trouble
 from .state import AccountState
 
-SKIPPED = 64
-"""Calls at the head of the queue that cannot use what is free, behind which others are looked for."""
+SKIPPED, SKIPPED_TRIED = 8, 64
+"""Calls of one size, and calls that have tried some accounts, that cannot use what is free, behind which others of
+the same are looked for."""
 SOONEST = 4
 """Calls with capacity reserved, the next ones, for which it is checked whether it has come early."""
 MOVED = 8
@@ -29,6 +31,8 @@ NOW = 1e-6
 """Seconds; timers are not more exact."""
 LATE = 1e-3
 """Seconds by which a reservation may be off."""
+
+_by_work = attrgetter("work")
 
 Grant = Callable[[Turn, Choice, Reservation | None], None]
 """Lets a call go: with what was reserved for it, or what is to be taken now."""
@@ -82,17 +86,18 @@ class Dispatcher:
 
     def _serve(self, lane: Lane, now: float) -> None:
         skipped: list[Turn] = []
+        misses: dict[int, int] = {}
         passed: set[int] = set()
-        while len(skipped) < SKIPPED and (turn := lane.queue.peek(passed)) is not None:
+        while (turn := lane.queue.peek(passed)) is not None:
             choice = self._choose(turn, now)
             if choice is None:
                 if not lane.has_open:
                     break
-                if turn.kind:
-                    passed.add(turn.kind)  # what is open is of no use to it, nor to others of its kind
-                else:
-                    lane.queue.pop(passed)
-                    skipped.append(turn)
+                lane.queue.pop(passed)
+                skipped.append(turn)  # what is open is of no use to it
+                misses[turn.kind] = misses.get(turn.kind, 0) + 1
+                if misses[turn.kind] >= (SKIPPED if turn.kind else SKIPPED_TRIED):
+                    passed.add(turn.kind)  # nor, it seems, to others of its size
             elif choice.start <= now:
                 lane.queue.pop(passed)
                 lane.queue.served(turn)
@@ -148,14 +153,12 @@ class Dispatcher:
         for _, _, hold in list(lane.holds):
             if hold.turn.hold is hold and not self._stands(hold, now):
                 self._requeue(hold)
-        plain: float | None = None
-        for turn in lane.queue.turns():
-            request, history = turn.request, turn.history
-            if request.pinned or history.tried:
-                first = lane.survey(request, history, now, 0).first
-            else:
-                first = plain = lane.survey(request, history, now, 0).first if plain is None else plain
-            if first > turn.deadline:
+        firsts: dict[int, float] = {}
+        for turn in sorted(lane.queue.turns(), key=_by_work):
+            size = 0 if turn.history.tried else int(turn.work).bit_length()  # for all of a size, the smallest is asked
+            if size not in firsts or not size:
+                firsts[size] = lane.survey(turn.request, turn.history, now, 0).first
+            if firsts[size] > turn.deadline:
                 lane.queue.remove(turn)
                 self._refuse(turn, now)
         if lane.has_open and not lane.queue:
@@ -190,7 +193,7 @@ class Dispatcher:
     @staticmethod
     def _is_first(turn: Turn, choice: Choice, now: float) -> bool:
         """Whether no account that others wait for would be earlier for this call; its placement has looked at those."""
-        return turn.kind > 0 or choice.start <= turn.lane.next_start(turn.request, now)
+        return turn.placed or choice.start <= turn.lane.next_start(turn.request, now)
 
     def _reserve(self, turn: Turn, choice: Choice, now: float) -> None:
         quota = choice.candidate.quota

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from operator import attrgetter
 from random import Random
@@ -115,6 +115,13 @@ class Lane:
             self._take_out(candidate)
         self.backlog.changed()
 
+    def even_out(self) -> None:
+        """Accounts that have served nothing yet owe nothing to those that have."""
+        served = [c.standing.rank for c in self.candidates.values() if c.standing.rank > JITTER]
+        self._floor = min(served, default=0.0)
+        for candidate in self.candidates.values():
+            candidate.standing.rank = max(candidate.standing.rank, self._floor)
+
     def open(self, candidate: Candidate) -> None:
         """Let calls be sent there again; what still stands in the way is found when one is to be."""
         candidate.closed_until = -inf
@@ -128,6 +135,9 @@ class Lane:
         self._take_out(candidate)
         candidate.closed_until = until
         self._sequence += 1
+        if len(self._closed) > 2 * len(self.candidates) + SCAN:  # most entries are of accounts that opened before
+            self._closed = [entry for entry in self._closed if entry[2].closed_until == entry[0]]
+            heapify(self._closed)
         heappush(self._closed, (until, self._sequence, candidate))
 
     def _take_out(self, candidate: Candidate) -> None:
@@ -149,6 +159,11 @@ class Lane:
         while self._closed and (self._closed[0][2].closed_until != self._closed[0][0] or not self._closed[0][2].keys):
             heappop(self._closed)
         return self._closed[0][0] if self._closed else inf
+
+    @property
+    def accounts(self) -> int:
+        """How many accounts it has."""
+        return len(self._named)
 
     @property
     def has_open(self) -> bool:
@@ -186,7 +201,7 @@ class Lane:
         if count == 0:
             return None
         if history.tried:
-            return self._first(self._open, request, history, now, objective)
+            return self._elsewhere(request, history, now, rng, objective)
         window = self._open
         if count > WINDOW:
             at = int(rng.random() * count)
@@ -203,6 +218,18 @@ class Lane:
             other = self._first(self._open[at : at + SCAN], request, history, now, objective)
             return choice if other is None or (choice is not None and choice.start <= other.start) else other
         return choice
+
+    def _elsewhere(
+        self, request: RouteRequest, history: History, now: float, rng: Random, objective: Objective | None
+    ) -> Choice | None:
+        """As `choose`, for a call that has tried some accounts."""
+        count = len(self._open)
+        if count > SCAN:
+            at = int(rng.random() * (count - SCAN))
+            choice = self._first(self._open[at : at + SCAN], request, history, now, objective)
+            if choice is not None:
+                return choice
+        return self._first(self._open, request, history, now, objective)
 
     def _first(
         self, window: list[Candidate], request: RouteRequest, history: History, now: float, objective: Objective | None

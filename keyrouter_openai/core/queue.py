@@ -32,6 +32,11 @@ def size_of(request: RouteRequest) -> float:
     return 1.0 + max(estimate.prompt, estimate.answer)
 
 
+def size_kind(request: RouteRequest) -> int:
+    """Calls of one kind differ in size by a factor of two at most."""
+    return int(size_of(request)).bit_length()
+
+
 def _nobody() -> None:
     """Wakes nobody: nobody waits yet."""
 
@@ -41,7 +46,7 @@ class Turn:
 
     __slots__ = (
         *("deadline", "granted", "history", "hold", "kind", "lane", "look_at", "number", "order", "queued", "request"),
-        *("share", "since", "wake", "work"),
+        *("placed", "share", "since", "wake", "weight", "work"),
     )
 
     def __init__(
@@ -65,8 +70,12 @@ class Turn:
         """What it asks of the pool, in tokens."""
         self.share = 0.0
         """The same relative to its tenant's weight, where that is counted."""
+        self.weight = 1.0
+        """Its tenant's."""
+        self.placed = False
+        """It is placed by its size, among accounts of different shape."""
         self.kind = 0
-        """Calls of one kind are placed alike (see `Placement.kind`); 0: by something else than size."""
+        """Calls of one kind are of about one size; 0: of any, but they have tried some accounts already."""
         self.order: tuple[bool, float, int] = (False, 0.0, 0)
         self.queued = False
 
@@ -112,13 +121,15 @@ class FairQueue:
         """By urgency: where the last call stood that was served."""
         self._sequence = 0
         self._backlog: dict[tuple[bool, str], list[float]] = {}
-        """By urgency and tenant: how many wait, and their work."""
+        """By urgency and tenant: how many wait, their work, and the tenant's weight."""
+        self._totals = {True: [0.0, 0.0, 0.0], False: [0.0, 0.0, 0.0]}
+        """By urgency: the same of all tenants."""
 
     def __bool__(self) -> bool:
         return bool(self._backlog)
 
     def __len__(self) -> int:
-        return sum(int(count) for count, _ in self._backlog.values())
+        return int(self._totals[True][0] + self._totals[False][0])
 
     def turns(self) -> list[Turn]:
         """Those that wait, first come first."""
@@ -129,6 +140,7 @@ class FairQueue:
         if not self._backlog:  # a new time of contention: old debts are forgotten
             self._finish.clear()
             self._virtual = {True: 0.0, False: 0.0}
+        turn.weight = weight
         place, turn.share = _place(turn), turn.work / weight
         start = max(self._virtual[turn.request.urgent], self._finish.get(place, 0.0), self._last.get(place, 0.0))
         self._finish[place] = start + turn.share
@@ -193,26 +205,31 @@ class FairQueue:
         if (place := _place(turn)) not in self._backlog:
             self._last.pop(place, None)
 
-    def ahead(self, request: RouteRequest, weights: Callable[[str], float]) -> tuple[float, float]:
+    def ahead(self, request: RouteRequest, weight: float) -> tuple[float, float]:
         """How many calls, and how much work, are served before one more of this tenant: at most all there are."""
-        calls = work = shares = 0.0
-        for (urgent, tenant), (count, owed) in self._backlog.items():
-            if urgent >= request.urgent:
-                calls, work = calls + count, work + owed
-                shares += weights(tenant) if tenant != request.tenant and urgent == request.urgent else 0.0
-        count, owed = self._backlog.get((request.urgent, request.tenant), (0.0, 0.0))
-        share = 1.0 + shares / weights(request.tenant)
-        before = [b for (urgent, _), b in self._backlog.items() if urgent > request.urgent]
-        first = sum(count for count, _ in before), sum(owed for _, owed in before)
-        return min(calls, first[0] + (count + 1.0) * share - 1.0), min(work, first[1] + owed * share)
+        urgent = request.urgent
+        before = self._totals[True] if not urgent else _NOTHING
+        calls, work, weights = self._totals[urgent]
+        count, owed, _ = self._backlog.get((urgent, request.tenant), _NOTHING)
+        share = max(weights, weight) / weight if count else 1.0 + weights / weight
+        return before[0] + min(calls, (count + 1.0) * share - 1.0), before[1] + min(work, owed * share)
 
     def _count(self, turn: Turn, sign: int) -> None:
         place = _place(turn)
-        backlog = self._backlog.setdefault(place, [0.0, 0.0])
-        backlog[0] += sign
-        backlog[1] += sign * turn.work
+        totals = self._totals[turn.request.urgent]
+        backlog = self._backlog.get(place)
+        if backlog is None:
+            backlog = self._backlog[place] = [0.0, 0.0, turn.weight]
+            totals[2] += turn.weight
+        for counted in (backlog, totals):
+            counted[0] += sign
+            counted[1] += sign * turn.work
         if backlog[0] < 0.5:
+            totals[2] -= backlog[2]
             del self._backlog[place]
+
+
+_NOTHING = [0.0, 0.0, 0.0]
 
 
 def _place(turn: Turn) -> tuple[bool, str]:

@@ -164,7 +164,9 @@ class Quota:
     def take(self, amounts: Amounts, now: float) -> Reservation:
         """Reserve, into debt if need be."""
         marks = tuple([bucket.take(amount, now) for bucket, amount in zip(self.buckets, amounts, strict=False)])
-        if now - self.since > COUNTED and not self.buckets:
+        if not self.granted and not self.answers:
+            self.since = now
+        elif now - self.since > COUNTED and not self.buckets:
             self.granted = self.granted / 2 if now - self.since < 2 * COUNTED else 0.0
             self.since = now - COUNTED / 2
         self.granted += 1.0
@@ -269,11 +271,12 @@ class Quota:
         self.refused_at = now
         named = self._named(outcome, now)
         shown = {reading.dimension: reading.remaining for reading in outcome.readings}
-        amounts = taken.amounts if taken.buckets is self.buckets else ()
+        marks, amounts = (taken.marks, taken.amounts) if taken.buckets is self.buckets else ((), ())
         for place, bucket in enumerate(self.buckets):
             amount = amounts[place] if place < len(amounts) else self._amount(bucket.dimension, estimate)
+            mark = marks[place] if place < len(marks) else bucket.taken
             if named is bucket or (named is None and bucket.guessed and not burst):
-                bucket.refuse(amount, wait, sent_at=sent_at, now=now, shown=shown.get(bucket.dimension))
+                bucket.refuse(amount, wait, mark=mark, sent_at=sent_at, now=now, shown=shown.get(bucket.dimension))
             elif bucket.dimension is not Dimension.REQUESTS and place < len(amounts):
                 bucket.give_back(amount)  # refused tokens are not counted
         if not self.buckets:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -114,8 +113,3 @@ def trouble(account: AccountState, host: HostState, request: RouteRequest, now: 
         if until > now:
             return "its provider is failing or asked to pause", until
     return None
-
-
-def could_serve(keys: Iterable[KeyState], request: RouteRequest) -> set[str]:
-    """The accounts that might serve this call at some time: they bound its attempts."""
-    return {key.account.name for key in keys if mismatch(key, request) is None}

@@ -23,6 +23,8 @@ class AccountState:
     """A quota domain. All times are monotonic seconds."""
 
     name: str
+    members: list[KeyState] = field(default_factory=list["KeyState"])
+    """Its keys."""
     probation: Probation | None = None
     cause: Fault = Fault.NONE
     """Why it is on probation."""
@@ -59,6 +61,11 @@ class AccountState:
             found = self.standings[family] = Standing()
         return found
 
+    def forget_families(self, used: set[str]) -> None:
+        """Drop what is kept for model families that are not in use and of which nothing was learned."""
+        self.quotas = {f: q for f, q in self.quotas.items() if f in used or q.in_flight or q.buckets}
+        self.standings = {f: s for f, s in self.standings.items() if f in used or s.in_flight or f in self.quotas}
+
     def absorb(self, other: AccountState) -> None:
         """Take over what was learned of a key's own account, which turns out to be this one."""
         for family, known in other.quotas.items():
@@ -76,7 +83,7 @@ class HostState:
 
     name: str
     breakers: dict[str, Breaker] = field(default_factory=dict[str, Breaker])
-    """By model, or by endpoint for calls without one; `""` for all of the host. Made at the first failure."""
+    """By model family, or by endpoint for calls without a model; `""` for all of the host. Made when one fails."""
     takes_stream_options: bool = True
     """It has not refused a stream for the usage that the router asked for."""
     refused_until: float = -inf
@@ -131,8 +138,8 @@ class KeyState:
 
 
 def scope_of(request: RouteRequest) -> str:
-    """What of a host an overload concerns: the model, or the endpoint where there is none."""
-    return request.model or request.endpoint
+    """What of a host an overload concerns: the model family, or the endpoint where there is no model."""
+    return model_family(request.model) or request.endpoint
 
 
 def remember(memory: dict[str, float], name: str, until: float, now: float) -> None:

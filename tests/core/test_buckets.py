@@ -64,7 +64,7 @@ class Line:
             self.on_the_way -= amount
             if wait := self.truth.wait_for(amount, self.now):
                 self.refused += 1
-                self.mirror.refuse(amount, wait, sent_at=sent_at, now=self.now, shown=None)
+                self.mirror.refuse(amount, wait, mark=self.mirror.taken, sent_at=sent_at, now=self.now, shown=None)
                 continue
             self.truth.take(amount, self.now)
             self.served += amount
@@ -140,7 +140,7 @@ def test_full_again_in_the_end_whatever_was_taken_and_given_back(seed: int) -> N
                     left = float(rng.randrange(1000))
                     bucket.correct(reading(1000.0, left), amount=amount, sent_at=sent_at, mark=mark, now=now)
                 case _:
-                    bucket.refuse(amount, rng.uniform(0, 60), sent_at=sent_at, now=now, shown=None)
+                    bucket.refuse(amount, rng.uniform(0, 60), mark=bucket.taken, sent_at=sent_at, now=now, shown=None)
         else:
             amount = rng.uniform(1, 100)
             out.append((amount, bucket.take(amount, now), now))
@@ -230,7 +230,7 @@ def test_a_guess_grows_until_it_is_refused() -> None:
     bucket.take(1.0, 10.0)
     grown = bucket.limit
     assert 60.0 < grown < 90.0
-    bucket.refuse(1.0, 1.0, sent_at=10.0, now=10.1, shown=None)
+    bucket.refuse(1.0, 1.0, mark=bucket.taken, sent_at=10.0, now=10.1, shown=None)
     assert bucket.limit < grown
 
 
@@ -272,7 +272,7 @@ def test_slices_shorter_than_the_period_are_learned(seed: int, slice_s: float) -
         if wait := truth.wait_for(1.0, now):
             truth.drain(1.0, now)
             late += now > 30.0
-            mirror.refuse(1.0, wait, sent_at=now, now=now, shown=shown.remaining)
+            mirror.refuse(1.0, wait, mark=mark, sent_at=now, now=now, shown=shown.remaining)
         else:
             truth.take(1.0, now)
             served += 1
