@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
@@ -11,6 +10,7 @@ from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from .clock import ThreadSignal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
 from .core.queue import Turn
@@ -233,7 +233,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
     def _wait(self, call: Call, turn: Turn) -> None:
         """Wait for a lease: until the time that the turn names, or until woken because something has changed."""
         clock = self.router.clock
-        signal = threading.Event()
+        signal = ThreadSignal()
         turn.wake = signal.set
         while not call.look():
             began = clock.monotonic()

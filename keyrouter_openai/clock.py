@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import anyio
 
@@ -38,6 +38,29 @@ class Signal:
             self._event = anyio.Event()
 
 
+class ThreadSignal:
+    """Wakes the thread that waits for it, from any thread and from finalizers, which `threading.Event` does not take:
+    it has a lock that the very thread may hold.
+    """
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake it, or let it go on at once when it comes to wait."""
+        self._queue.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Until it is set, for `seconds` at most; whether it was. Then it can be waited for again."""
+        try:
+            self._queue.get(timeout=seconds)
+        except Empty:
+            return False
+        while not self._queue.empty():
+            self._queue.get()
+        return True
+
+
 class SystemClock:
     """Real time and real sleeping, under asyncio and trio alike."""
 
@@ -53,11 +76,11 @@ class SystemClock:
         else:
             await signal.wait(seconds)
 
-    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+    def sleep_sync(self, seconds: float, signal: ThreadSignal | None = None) -> None:
         if signal is None:
             time.sleep(seconds)
-        elif signal.wait(seconds):
-            signal.clear()
+        else:
+            signal.wait(seconds)
 
 
 SYSTEM_CLOCK = SystemClock()

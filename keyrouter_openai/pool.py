@@ -58,13 +58,15 @@ class Pool:
 
     def replace(self, keys: Sequence[Key], now: float) -> list[Turn]:
         """Have these keys and no others. Returns the calls that waited, which are to be placed anew."""
+        self._rename_accounts({key.name for key in keys if self._is_same(key)})
         states = {key.name: self._state_of(key) for key in keys}
         self.keys = states
         self.kinship = Kinship()
         for key in keys:
             self.kinship.add(key.name, states[key.name].host.name, declared=key.account)
-            if key.account is None and states[key.name].account.name != own_account(key.name):
-                self.kinship.restore(key.name, states[key.name].account.name)
+        for name, state in states.items():
+            if self.kinship.accounts[name] != state.account.name:
+                self.kinship.restore(name, state.account.name)
         self.settings = {key.name: key for key in keys}
         for account in self.accounts.values():
             account.members = []
@@ -76,13 +78,27 @@ class Pool:
         self._by_name.clear()
         return waiting
 
+    def _is_same(self, key: Key) -> bool:
+        """Whether the pool has a key of this name with the same credential."""
+        old = self.settings.get(key.name)
+        return old is not None and (old.secret, old.base_url, old.provider) == (key.secret, key.base_url, key.provider)
+
+    def _rename_accounts(self, staying: set[str]) -> None:
+        """An account that is called after a key that goes is called after one that stays."""
+        for account in list(self.accounts.values()):
+            left = [key.name for key in account.members if key.name in staying]
+            if left and account.name in {own_account(key.name) for key in account.members if key.name not in staying}:
+                del self.accounts[account.name]
+                account.name = own_account(left[0])
+                self.accounts[account.name] = account
+
     def _state_of(self, key: Key) -> KeyState:
         """The state of a key: what is known of one of that name, with the settings of the new."""
         address = key.base_url or PROVIDERS[key.provider].base_url or key.provider
         host = self.hosts.setdefault(address, HostState(address))
         name = key.account or own_account(key.name)
         old = self.settings.get(key.name)
-        same = old is not None and (old.secret, old.base_url, old.provider) == (key.secret, key.base_url, key.provider)
+        same = self._is_same(key)
         if old is not None and not same and key.account is None:
             self.accounts.pop(name, None)  # what is known of that account was of another credential
         account = self.accounts.setdefault(name, AccountState(name))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
-from .clock import Signal
+from .clock import Signal, ThreadSignal
 from .core.memory import Learned
 from .core.model import Attempt
 from .events import Event
@@ -83,6 +82,6 @@ class Clock(Protocol):
         """Sleep, or until the signal is set if there is one."""
         ...
 
-    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+    def sleep_sync(self, seconds: float, signal: ThreadSignal | None = None) -> None:
         """As `sleep`, for threads."""
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import anyio.to_thread
 import openai
 
 from keyrouter_openai import Key, Ledger, RoutedOpenAI, Router, SyncRoutedOpenAI
-from keyrouter_openai.clock import Signal
+from keyrouter_openai.clock import Signal, ThreadSignal
 from keyrouter_openai.events import Event
 from keyrouter_openai.testing import ProviderSimulator
 
@@ -43,9 +42,8 @@ class TurnedClock:
         self.sleep_sync(seconds)
         await (anyio.lowlevel.checkpoint() if signal is None else signal.wait(0.0))
 
-    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
-        if signal is not None and signal.is_set():
-            signal.clear()
+    def sleep_sync(self, seconds: float, signal: ThreadSignal | None = None) -> None:
+        if signal is not None and signal.wait(0.0):
             return
         self.slept.append(seconds)
         self.now += seconds

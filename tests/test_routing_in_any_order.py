@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from keyrouter_openai import Key, Router
+from keyrouter_openai.clock import ThreadSignal
 from keyrouter_openai.core.model import Dimension, Estimate, Fault, Outcome, RouteRequest
 from keyrouter_openai.core.queue import Turn
 from keyrouter_openai.core.select import History
@@ -168,7 +169,7 @@ def test_many_threads_lose_nothing() -> None:
             request = RouteRequest(name, "/x", "gpt-4o", estimate=lambda: Estimate(rng.randint(1, 50)))
             taken = router.acquire(request, History(), number=1, max_wait=30.0)
             if isinstance(taken, Turn):
-                turn, signal = taken, threading.Event()
+                turn, signal = taken, ThreadSignal()
                 turn.wake = signal.set
                 if rng.random() < 0.1:
                     router.leave(turn)
@@ -176,7 +177,6 @@ def test_many_threads_lose_nothing() -> None:
                 granted = turn.granted
                 while granted is None:
                     signal.wait(max(turn.look_at - router.clock.monotonic(), 0.0))
-                    signal.clear()
                     granted = router.look(turn)
                 taken = granted
             assert isinstance(taken, Lease)

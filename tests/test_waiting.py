@@ -16,7 +16,7 @@ import anyio.to_thread
 import pytest
 
 from keyrouter_openai import Limits, NoKeyAvailable, RoutedOpenAI, SyncRoutedOpenAI, route_of
-from keyrouter_openai.clock import Signal
+from keyrouter_openai.clock import Signal, ThreadSignal
 from keyrouter_openai.testing import ProviderSimulator, SimAccount, respond
 
 from .support import ECHO, MESSAGES, Pool, TurnedClock, call, make_pool
@@ -38,17 +38,16 @@ class HeldClock(TurnedClock):
         assert signal is not None
         await signal.wait(inf)
 
-    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+    def sleep_sync(self, seconds: float, signal: ThreadSignal | None = None) -> None:
         assert signal is not None
         self.thread_sleeps.set()
-        signal.wait()
-        signal.clear()
+        signal.wait(60.0)
 
 
 class InterruptedClock(TurnedClock):
     """Ctrl-C comes while the caller sleeps."""
 
-    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+    def sleep_sync(self, seconds: float, signal: ThreadSignal | None = None) -> None:
         raise KeyboardInterrupt
 
 

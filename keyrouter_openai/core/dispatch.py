@@ -23,6 +23,8 @@ SKIPPED, SKIPPED_TRIED = 8, 64
 the same are looked for."""
 SOONEST = 4
 """Calls with capacity reserved, the next ones, for which it is checked whether it has come early."""
+SURVEYED = 16
+"""Calls that have tried some accounts for which it is looked, one by one, whether they wait in vain."""
 MOVED = 8
 """Calls with capacity reserved that are looked at again when another account has room."""
 GAIN = 1e-3
@@ -154,9 +156,14 @@ class Dispatcher:
             if hold.turn.hold is hold and not self._stands(hold, now):
                 self._requeue(hold)
         firsts: dict[int, float] = {}
+        tried = 0
         for turn in sorted(lane.queue.turns(), key=_by_work):
-            size = 0 if turn.history.tried else int(turn.work).bit_length()  # for all of a size, the smallest is asked
-            if size not in firsts or not size:
+            size = int(turn.work).bit_length()  # for all of a size, the smallest is asked
+            if turn.history.tried:
+                tried, size = tried + 1, -1
+                if tried > SURVEYED:
+                    continue
+            if size not in firsts or size < 0:
                 firsts[size] = lane.survey(turn.request, turn.history, now, 0).first
             if firsts[size] > turn.deadline:
                 lane.queue.remove(turn)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ import openai
 from pydantic import SecretStr
 
 from keyrouter_openai.client import RoutedOpenAI
-from keyrouter_openai.clock import Signal
+from keyrouter_openai.clock import Signal, ThreadSignal
 from keyrouter_openai.core.classify import classify
 from keyrouter_openai.core.model import Fault
 from keyrouter_openai.keys import Key
@@ -93,7 +92,7 @@ class OwnTime:
         self.sleep_sync(seconds)
         await anyio.lowlevel.checkpoint()
 
-    def sleep_sync(self, seconds: float, signal: threading.Event | None = None) -> None:
+    def sleep_sync(self, seconds: float, signal: ThreadSignal | None = None) -> None:
         self.now += seconds
         self.delays += seconds > 0
 
