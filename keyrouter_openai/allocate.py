@@ -18,6 +18,7 @@ from .core.queue import Hold, Turn, size_kind
 from .core.quota import Reservation
 from .core.retry_budget import RetryBudget
 from .core.select import History, Refusal
+from .core.survey import survey
 from .lease import Lease
 from .pool import Pool
 from .protocols import Clock
@@ -94,9 +95,9 @@ class Allocator:
             return self._lease(lane, choice, None, request, number, now)
         first = choice.start if choice is not None else now if lane.has_open else lane.opens_at()
         if len(lane.candidates) <= SCAN or (choice is None and (history.tried or request.pinned)):
-            survey = lane.survey(request, history, now, 0)
-            first = survey.first
-            if survey.all_denied and (denied := lane.choose_denied(request, history, now)) is not None:
+            surveyed = survey(lane.candidates.values(), request, history, now, 0)
+            first = surveyed.first
+            if surveyed.all_denied and (denied := lane.choose_denied(request, history, now)) is not None:
                 return self._lease(lane, denied, None, request, number, now)
         late = max_wait <= 0.0 or self._foretell(lane, request, first, now, max_wait) > now + max_wait
         if late and not (lane.queue and lane.has_open):
@@ -239,9 +240,9 @@ class Allocator:
         turn.wake()
 
     def _refusal(self, lane: Lane, request: RouteRequest, history: History, now: float) -> Refusal:
-        survey = lane.survey(request, history, now, REASONS)
-        obstacles = self._pool.unfit(request, REASONS) | survey.obstacles
-        return Refusal(obstacles, self._foretell(lane, request, survey.first, now, 0.0))
+        surveyed = survey(lane.candidates.values(), request, history, now, REASONS)
+        obstacles = self._pool.unfit(request, REASONS) | surveyed.obstacles
+        return Refusal(obstacles, self._foretell(lane, request, surveyed.first, now, 0.0))
 
     def _lease_single(self, lane: Lane, request: RouteRequest, number: int, now: float) -> Lease | Refusal:
         """With one key nothing is chosen and nothing waited for: what is known of it does not matter."""

@@ -135,8 +135,7 @@ class Learner:
         account, fault = lease.account, _cause(outcome)
         lease.candidate.standing.ended(ok=_says_of_account(fault), first_byte_s=None, now=now)
         if POLICIES[fault].verdict is Verdict.RETRY:  # not its limits, which are known: it is to be spared for a while
-            share = lease.quota.share(lease.reservation.amounts)
-            lease.candidate.standing.rank += FAILED * share / lease.candidate.weight
+            self._pool.lane(request, now).served(lease.candidate, lease.reservation.amounts, FAILED)
         match fault:
             case Fault.RATE_LIMIT:
                 self._rate_limited(lease, outcome, now, events)

@@ -20,6 +20,7 @@ from .core.model import DAY, MINUTE, Dimension, RouteRequest
 from .core.queue import Turn
 from .core.quota import Quota
 from .core.select import Obstacle, mismatch
+from .core.standing import Unit
 from .core.state import LONG, AccountState, HostState, KeyState, model_family
 from .keys import Key, Limits, is_made_up
 from .providers import PROVIDERS
@@ -51,6 +52,8 @@ class Pool:
         """What wall-clock time was ahead of monotonic time when that was recalled, in seconds."""
         self.changed = False
         """An account or host has been looked at anew since those that wait were last told."""
+        self._units: dict[str, Unit] = {}
+        """By model family: in what the ranks of accounts are counted."""
         self._by_name: dict[tuple[str, str | None, str | None, bool], Lane] = {}
         """By model or endpoint, the key or account that the caller named, and whether the prompt is long."""
         self._lanes: dict[tuple[str, str, str | None, frozenset[str]], Lane] = {}
@@ -140,7 +143,7 @@ class Pool:
         place = (family, "" if request.model else request.endpoint, request.account, names)
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(request.model, family, names)
+            lane = self._lanes[place] = Lane(request.model, family, names, self._units.setdefault(family, Unit()))
             for key in members:
                 lane.add(key, key.account, key.host, self._quota(key, key.account, lane, now), self._rng)
             lane.even_out()
@@ -151,6 +154,7 @@ class Pool:
         self._by_name.clear()
         self._lanes = {place: lane for place, lane in self._lanes.items() if lane.queue or lane.holds}
         used = {place[0] for place in self._lanes}
+        self._units = {family: unit for family, unit in self._units.items() if family in used or unit.seconds}
         for account in self.accounts.values():
             account.forget_families(used)
 

@@ -67,6 +67,17 @@ class Routing:
 NO_WISHES = Routing()
 
 
+def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights of tenants. Raises ConfigError where one is not above 0."""
+    # What users pass is checked here, whatever the annotations say.
+    if not isinstance(cast("object", weights), Mapping):
+        raise ConfigError(f"tenant_weights={weights!r}: give a mapping, such as {{'t1': 2.0}}")
+    for tenant, weight in weights.items():
+        if not isinstance(cast("object", weight), int | float) or not 0.0 < weight < inf:
+            raise ConfigError(f"tenant_weights: {tenant!r} has {weight!r}: give a number above 0")
+    return dict(weights)
+
+
 def check_objective(objective: object) -> Objective | None:
     """The objective of that name, or the caller's own; None is fairness. Raises ConfigError if it is neither."""
     try:

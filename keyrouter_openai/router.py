@@ -13,9 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from logging import DEBUG
-from math import inf, isfinite
+from math import isfinite
 from random import Random
-from typing import cast
 from weakref import WeakSet
 
 from pydantic import SecretStr
@@ -35,7 +34,7 @@ from .learning import Learner
 from .lease import Lease, attempt_ended, attempt_of, attempt_started
 from .pool import Pool
 from .protocols import Clock, EventSink, Recorder, Vault
-from .route import check_objective
+from .route import check_objective, check_weights
 from .sinks.log import log_event, logger
 from .status import PoolStatus, pool_status
 from .vaults.loader import SecretLoader
@@ -384,17 +383,6 @@ class Router:
         self._allocator.forget_leases()
         if self._vault is not None:
             self._vault_secrets = SecretLoader(self._vault, self.pool)
-
-
-def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights of tenants. Raises ConfigError where one is not above 0."""
-    # What users pass is checked here, whatever the annotations say.
-    if not isinstance(cast("object", weights), Mapping):
-        raise ConfigError(f"tenant_weights={weights!r}: give a mapping, such as {{'t1': 2.0}}")
-    for tenant, weight in weights.items():
-        if not isinstance(cast("object", weight), int | float) or not 0.0 < weight < inf:
-            raise ConfigError(f"tenant_weights: {tenant!r} has {weight!r}: give a number above 0")
-    return dict(weights)
 
 
 _routers: WeakSet[Router] = WeakSet()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def sim() -> Iterator[ProviderSimulator]:
-    with ProviderSimulator([SimAccount("A", keys=2, rpm=100, tpm=50_000), SimAccount("B", rpm=300)]) as simulator:
+    with ProviderSimulator([SimAccount("A", keys=2, rpm=20, tpm=50_000), SimAccount("B", rpm=300)]) as simulator:
         yield simulator
 
 
@@ -50,11 +50,11 @@ async def test_accounts_and_limits_are_known_after_a_restart(sim: ProviderSimula
             for bucket in account.buckets
         }
         assert {place: bucket.limit for place, bucket in buckets.items()} == {
-            ("org-A/proj_A", "requests"): 100,
+            ("org-A/proj_A", "requests"): 20,
             ("org-A/proj_A", "tokens"): 50_000,
             ("org-B/proj_B", "requests"): 300,
         }
-        assert buckets["org-A/proj_A", "requests"].level < 97, "what was used before the restart is still used"
+        assert buckets["org-A/proj_A", "requests"].level < 19, "what was used before the restart is still used"
 
 
 async def test_keys_that_were_called_by_their_place_are_not_recalled(sim: ProviderSimulator, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from .queue import Hold, Turn
 from .quota import Reservation
 from .select import is_denied, obstacle, trouble
 from .state import AccountState
+from .survey import survey
 
 SKIPPED, SKIPPED_TRIED = 8, 64
 """Calls of one size, and calls that have tried some accounts, that cannot use what is free, behind which others of
@@ -107,7 +108,7 @@ class Dispatcher:
             elif not self._is_first(turn, choice, now):
                 break  # an account that opens soon is better for it
             elif choice.start > turn.deadline:
-                if lane.survey(turn.request, turn.history, now, 0).first <= turn.deadline:
+                if survey(lane.candidates.values(), turn.request, turn.history, now, 0).first <= turn.deadline:
                     break  # one that is closed may serve it in time
                 lane.queue.remove(turn)
                 self._refuse(turn, now)
@@ -164,7 +165,7 @@ class Dispatcher:
                 if tried > SURVEYED:
                     continue
             if size not in firsts or size < 0:
-                firsts[size] = lane.survey(turn.request, turn.history, now, 0).first
+                firsts[size] = survey(lane.candidates.values(), turn.request, turn.history, now, 0).first
             if firsts[size] > turn.deadline:
                 lane.queue.remove(turn)
                 self._refuse(turn, now)

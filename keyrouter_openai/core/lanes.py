@@ -7,7 +7,6 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from operator import attrgetter
 from random import Random
-from typing import NamedTuple
 
 from .backlog import Backlog
 from .candidate import Candidate, Choice
@@ -15,9 +14,11 @@ from .model import Estimate, RouteRequest
 from .objectives import Objective
 from .placement import WAIT, Placement
 from .queue import FairQueue, Hold, Turn
-from .quota import Quota
-from .select import History, Obstacle, is_denied, obstacle, trouble
+from .quota import Amounts, Quota
+from .select import History, is_denied, obstacle, trouble
+from .standing import Unit
 from .state import AccountState, HostState, KeyState
+from .survey import start_at
 
 WINDOW = 16
 """Accounts that are compared for one call: all where there are no more, else a random stretch of them.
@@ -37,19 +38,10 @@ _by_order = attrgetter("order")
 _NO_TOKENS = Estimate()
 
 
-class Survey(NamedTuple):
-    """What every key of a lane can do for a call: the first start (infinite if nobody knows), and why not now."""
-
-    first: float
-    obstacles: dict[str, Obstacle]
-    all_denied: bool
-    """All that could serve are known to lack the scope, model or region."""
-
-
 class Lane:
     """All that can serve one model."""
 
-    def __init__(self, model: str | None, family: str, members: frozenset[str]) -> None:
+    def __init__(self, model: str | None, family: str, members: frozenset[str], unit: Unit) -> None:
         self.model = model
         """The first of the family's models that was asked for."""
         self.family = family
@@ -70,6 +62,7 @@ class Lane:
         self.placement = Placement()
         self._floor = 0.0
         """The rank of the last that was chosen: who comes back later starts here, and owes nobody."""
+        self._unit = unit
         self._sequence = 0
         self.backlog = Backlog()
 
@@ -256,7 +249,7 @@ class Lane:
             for _, _, hold in self.holds[:WINDOW]
             if hold.turn.hold is hold
             and _can(hold.choice.key, request, history, now)
-            and self._start(hold.choice.candidate, request, now) <= latest
+            and start_at(hold.choice.candidate, request, now) <= latest
         ]
         ranked = self.placement.ranked(window + held, request.estimate(), now)
         return self._best(ranked, request, history, now, latest, held)
@@ -357,13 +350,9 @@ class Lane:
     def granted(self, choice: Choice, rng: Random) -> None:
         """Note that a call goes there; a little more or less than that, so that chance breaks ties."""
         candidate, key = choice.candidate, choice.key
-        standing = candidate.standing
-        self._floor = standing.rank
         quota = candidate.quota
-        if standing.limits_at != quota.limits_at:  # what is known of its limits has changed, and so the unit
-            standing.limits_at, standing.rank = quota.limits_at, self._floor
         about = 1.0 + JITTER * rng.random()
-        standing.rank += about * quota.share(choice.amounts) / candidate.weight
+        self._floor = self.served(candidate, choice.amounts, about)
         key.rank += about / key.weight
         if candidate.shaped_at != quota.limits_at:
             candidate.shaped_at = quota.limits_at
@@ -371,34 +360,13 @@ class Lane:
         if self.placement.matters:
             self.placement.granted(quota, choice.amounts)
 
-    def survey(self, request: RouteRequest, history: History, now: float, most: int) -> Survey:
-        """What every key can do for a call: why not, or from when. Reasons are given for the first `most` keys."""
-        first, obstacles, denied = inf, dict[str, Obstacle](), dict[str, float]()
-        for candidate in self.candidates.values():
-            ahead = trouble(candidate.account, candidate.host, request, now)
-            start: float | None = None
-            for key in candidate.keys:
-                found = obstacle(key, request, history, now) or ahead
-                if found is None:
-                    if start is None:
-                        start = self._start(candidate, request, now)
-                    too_large = start == inf and candidate.quota.concurrent is None
-                    found = ("the request exceeds its account's whole limit" if too_large else "throttled"), start
-                    if is_denied(key, request, now):
-                        denied[key.name] = start
-                        found = "lacks the scope, model or region", inf
-                first = min(first, found[1])
-                if len(obstacles) < most:
-                    obstacles[key.name] = found
-        if denied and first == inf:
-            return Survey(min(denied.values()), obstacles, all_denied=True)
-        return Survey(first, obstacles, all_denied=False)
-
-    @staticmethod
-    def _start(candidate: Candidate, request: RouteRequest, now: float) -> float:
-        quota = candidate.quota
-        estimate = request.estimate()
-        return inf if quota.is_too_large(estimate, now) else quota.start(quota.amounts(estimate), now)
+    def served(self, candidate: Candidate, amounts: Amounts, times: float) -> float:
+        """Note that an account has served so many calls of this size; its rank before."""
+        standings = (other.standing for other in self.candidates.values())
+        share = self._unit.share(candidate.quota.share(amounts), standings)
+        before = candidate.standing.rank
+        candidate.standing.rank += times * share / candidate.weight
+        return before
 
 
 def _can(key: KeyState, request: RouteRequest, history: History, now: float) -> bool:

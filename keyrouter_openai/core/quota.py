@@ -149,13 +149,13 @@ class Quota:
         return requests, tokens
 
     def share(self, amounts: Amounts) -> float:
-        """The seconds in which the scarcest of its limits refills what a call takes; 1 where none is known."""
+        """The seconds in which the scarcest of its limits refills what a call takes; 0 where none is known."""
         share = 0.0
         for bucket, amount in zip(self.buckets, amounts, strict=False):
             taken = amount / bucket.rate
             if taken > share:
                 share = taken
-        return share or 1.0
+        return share
 
     def paid_at(self, now: float) -> float:
         """When what is reserved is there."""

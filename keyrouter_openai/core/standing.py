@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 
+UNIT_STEP = 0.05
+"""Weight of one call in the mean of what a call takes."""
 RATE_STEP = 0.2
 """Weight of one observation in the mean of latency."""
 MEMORY = 60.0
@@ -12,16 +15,35 @@ DOUBT = 4.0
 """Successes that an account of which nothing is known is credited with."""
 
 
+class Unit:
+    """In what the ranks of a model family are counted: seconds of refill, once the limits of any account are known."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """Mean seconds of refill that a call takes; 0 while no account's limits are known, and calls are counted."""
+
+    def share(self, known: float, standings: Iterable[Standing]) -> float:
+        """What a call counts that takes `known` seconds of refill; where that is 0, what others take of theirs."""
+        if not known:
+            return self.seconds or 1.0
+        if not self.seconds:  # until now it was calls that were counted
+            self.seconds = known
+            for standing in standings:
+                standing.rank *= known
+        self.seconds += UNIT_STEP * (known - self.seconds)
+        return known
+
+
 class Standing:
     """What is known of one account's service of one model family. Times are monotonic seconds."""
 
-    __slots__ = ("_failures", "_seen_at", "_successes", "in_flight", "latency", "limits_at", "rank")
+    __slots__ = ("_failures", "_seen_at", "_successes", "in_flight", "latency", "rank")
 
     def __init__(self) -> None:
         self.rank = 0.0
         """What it has served, in seconds of its limits (in calls, where none are known), relative to its weight."""
-        self.limits_at = 0
-        """The version of its limits in which that was counted."""
         self.in_flight = 0
         self.latency = 0.0
         """Mean seconds until the headers of an answer; 0 while unknown."""

@@ -12,6 +12,7 @@ from keyrouter_openai.core.candidate import Choice
 from keyrouter_openai.core.lanes import Lane
 from keyrouter_openai.core.model import MINUTE, Dimension, Estimate, Fault, RouteRequest
 from keyrouter_openai.core.select import History
+from keyrouter_openai.core.standing import Unit
 from keyrouter_openai.core.state import AccountState, HostState, KeyState
 
 HOST = HostState("https://api.openai.com/v1")
@@ -21,7 +22,7 @@ class Accounts:
     """A lane, and chance."""
 
     def __init__(self, *weights: float, keys: int = 1, rpm: float | None = None, tpm: float | None = None) -> None:
-        self.lane = Lane("gpt-4o", "gpt-4o", frozenset())
+        self.lane = Lane("gpt-4o", "gpt-4o", frozenset(), Unit())
         self.rng = Random(1)
         self.accounts: list[AccountState] = []
         for number, weight in enumerate(weights):

@@ -11,8 +11,9 @@ from keyrouter_openai.core.lanes import Lane
 from keyrouter_openai.core.model import RouteRequest
 from keyrouter_openai.core.queue import FairQueue, Turn
 from keyrouter_openai.core.select import History
+from keyrouter_openai.core.standing import Unit
 
-LANE = Lane("gpt-4o", "gpt-4o", frozenset())
+LANE = Lane("gpt-4o", "gpt-4o", frozenset(), Unit())
 
 
 def join(queue: FairQueue, tenant: str = "", *, weight: float = 1.0, urgent: bool = True, work: float = 1.0) -> Turn:
