@@ -33,18 +33,21 @@ SPARE = 0.1
 
 
 class Guarded:
-    """A caller's own objective: what it raises is logged, and harms no call but by a worse choice."""
+    """A caller's own objective: what it raises is logged once, and harms no call but by a worse choice."""
 
-    def __init__(self, objective: Objective | None) -> None:
-        self._objective = objective
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self._told = False
 
     def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
         """The objective's own score, or 0."""
         try:
-            score = self._objective.score(candidate, request, now) if self._objective is not None else 0.0
+            score = self.objective.score(candidate, request, now)
             return score if score == score else 0.0  # not a number: nothing could be compared with it
         except Exception:  # noqa: BLE001  a user's code may raise anything
-            logger.exception("an objective failed")
+            if not self._told:
+                self._told = True
+                logger.exception("an objective failed, and goes on without a say; this is told once")
             return 0.0
 
 
@@ -62,7 +65,9 @@ class Allocator:
         self, pool: Pool, *, objective: Objective | None, weights: Mapping[str, float], clock: Clock, rng: Random
     ) -> None:
         self._pool = pool
-        self._objective = Guarded(objective) if objective not in OBJECTIVES.values() else objective
+        self._objective = objective if objective is None or objective in OBJECTIVES.values() else Guarded(objective)
+        self._guarded: Guarded | None = None
+        """The last that a call brought itself."""
         self._weights = weights
         self._clock = clock
         self._rng = rng
@@ -215,7 +220,11 @@ class Allocator:
         given = request.objective
         if given is None:
             return self._objective
-        return OBJECTIVES[given] if isinstance(given, str) else Guarded(given)
+        if isinstance(given, str):
+            return OBJECTIVES[given]
+        if self._guarded is None or self._guarded.objective is not given:
+            self._guarded = Guarded(given)
+        return self._guarded
 
     def _foretell(self, lane: Lane, request: RouteRequest, first: float, now: float, max_wait: float) -> float:
         """When a call would start that could start at `first` if nobody waited, and now joins the queue.

@@ -42,7 +42,7 @@ def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> Rou
     body = options.json_data
     fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else _EMPTY
     model, tags = fields.get("model"), wishes.tags or {}
-    tenant = tags.get("tenant") or fields.get("user")
+    tenant = tags.get("tenant") or fields.get("user") or ""
     estimated = once(partial(estimate, body))
     return RouteRequest(
         id=id,
@@ -51,7 +51,7 @@ def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> Rou
         stream=stream,
         estimate=estimated,
         prefixes=once(partial(_prefixes, fields, options.url, estimated)),
-        tenant=tenant if isinstance(tenant, str) else "",
+        tenant=str(tenant),
         urgent=tags.get("priority") != "batch",
         objective=wishes.objective,
         tags=tags,

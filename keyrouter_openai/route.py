@@ -75,7 +75,7 @@ def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
     for tenant, weight in weights.items():
         if not isinstance(cast("object", weight), int | float) or not 0.0 < weight < inf:
             raise ConfigError(f"tenant_weights: {tenant!r} has {weight!r}: give a number above 0")
-    return dict(weights)
+    return {str(tenant): weight for tenant, weight in weights.items()}
 
 
 def check_objective(objective: object) -> Objective | None:

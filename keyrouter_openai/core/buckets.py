@@ -28,8 +28,9 @@ SNAP = 0.05
 """Share by which a refill may differ from a limit by the minute, hour or day, and still be taken to be it."""
 FIRST_GUESS = 0.8
 """Share of the rate before a refusal that is tried next where nothing says what the limit is."""
-GROWTH = 0.01
-"""Share by which a guessed limit grows each second in which it is used: so it is found that there is more."""
+GROWTH, LEAST_GROWTH = 0.1, 0.01
+"""Shares by which a guessed limit grows each second in which it is used, at first, and after some refusals: so it is
+found that there is more."""
 ROUNDING = 0.005
 """Share of a bucket by which headers may show less than was thought without a cause: some are rounded."""
 PLENTY = 0.05
@@ -61,6 +62,7 @@ class Bucket:
             "capacity",
             "dimension",
             "drain",
+            "growth",
             "guessed",
             "held",
             "level",
@@ -105,6 +107,7 @@ class Bucket:
         self.newest = -inf
         """`taken` of the latest reservation whose answer was read."""
         self.guessed = guessed
+        self.growth = GROWTH
         self.looks = 0
         self.short_since = inf
         """Since when all answers have shown more than was thought."""
@@ -119,7 +122,7 @@ class Bucket:
             return
         self.at = now
         if self.guessed:
-            self._resize(self.limit * (1.0 + GROWTH * min(gap, 1.0)), self.period)
+            self._resize(self.limit * (1.0 + self.growth * min(gap, 1.0)), self.period)
         level = self.level + self.net * gap
         self.level = level if level < self.capacity else self.capacity
         if self.capacity < self.limit and now - self.shrunk_at > SLICE_MEMORY and not self.guessed:
@@ -230,6 +233,7 @@ class Bucket:
             self.shrink(max(self.capacity - thought, amount, 1.0))
             self.shrunk_at = now
         if self.guessed:
+            self.growth = max(self.growth / 2, LEAST_GROWTH)
             self._resize(self.limit * FIRST_GUESS, self.period)
         self.owe(amount, wait)
 

@@ -27,7 +27,7 @@ class Charges:
     def before(self, estimate: Estimate, dimension: Dimension) -> int:
         """What a request takes from a limit before it runs."""
         cap = estimate.answer if self.cap else 0
-        if dimension is _REQUESTS:
+        if dimension is _REQUESTS or dimension is Dimension.CONCURRENT:
             return 1
         if dimension is _INPUT:
             return estimate.prompt

@@ -63,6 +63,8 @@ class Dimension(StrEnum):
     """Input and output in one count."""
     INPUT = "input_tokens"
     OUTPUT = "output_tokens"
+    CONCURRENT = "concurrent"
+    """Requests at a time."""
 
 
 MINUTE = 60.0

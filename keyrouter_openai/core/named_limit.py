@@ -31,6 +31,8 @@ _QUOTA_ID = re.compile(r"generate\w*?(?P<unit>inputtokens|requests)\w*?per(?P<pe
 _CODE = re.compile(r"(?:dynamic_)?(?P<unit>tokens?|requests?)(?:_usage_based|_quota_exceeded|_limited)?")
 """OpenAI's and Groq's type, Cerebras' code, Together's error_type."""
 
+_CONCURRENT = re.compile(r"\bconcurren(?:t|cy)\b")
+"""DeepSeek's, Mistral's and others' that limit how many requests are served at a time."""
 _SHARED = re.compile(r"\(for limit (?P<model>[\w./:-]{1,100})\)")
 """OpenAI's, of models that have no limit of their own; a long prompt's is called `gpt-4.1-long-context`."""
 
@@ -60,6 +62,8 @@ def named_limit(answer: Answer, fault: Fault) -> NamedLimit:
 
 def _kind(answer: Answer) -> NamedLimit:
     """What was limited, for how long, and how much of it where that stands beside it."""
+    if _CONCURRENT.search(answer.text):
+        return NamedLimit(Dimension.CONCURRENT)
     for text in _TEXTS:
         if found := text.search(answer.text):
             return _named(found)

@@ -75,6 +75,8 @@ def find_objective(given: object) -> Objective | None:
         if given not in OBJECTIVES:
             raise ValueError(f"objective {given!r} does not exist: use one of {', '.join(OBJECTIVES)}, or your own")
         return OBJECTIVES[given]
-    if isinstance(given, Objective):
+    if isinstance(given, type):
+        raise ValueError(f"objective {given.__name__} is a class: give an instance, {given.__name__}(...)")
+    if isinstance(given, Objective) and callable(given.score):
         return given
     raise ValueError(f"objective {given!r} has no method score(candidate, request, now)")

@@ -61,6 +61,7 @@ class Quota:
             "buckets",
             "charges",
             "concurrent",
+            "crowded_at",
             "debtor",
             "family",
             "granted",
@@ -78,6 +79,8 @@ class Quota:
         self.concurrent: int | None = None
         """Most requests at a time, where that is limited."""
         self.in_flight = 0
+        self.crowded_at = -inf
+        """When it last refused for being asked too much at a time; never if `concurrent` was told."""
         self.parked_until = -inf
         self.debtor: Debtor | None = None
         """The call that waits for this account's next capacity: there is one at a time."""
@@ -126,6 +129,9 @@ class Quota:
         if not self.known and (opens := self._window_opens(now)) > start:
             return opens
         if self.concurrent is not None and self.in_flight >= self.concurrent:
+            if COUNTED < now - self.crowded_at < inf:
+                self.concurrent, self.crowded_at = self.concurrent + 1, now
+                return start
             return max(start, now + BUSY_WAIT)
         return start
 
@@ -265,6 +271,9 @@ class Quota:
 
         A cooldown is the maximum of its deadlines. `outcome.readings` have been read before.
         """
+        if outcome.dimension is Dimension.CONCURRENT:
+            self._too_many(outcome.wait or 0.0, sent_at=sent_at, now=now)
+            return
         wait = UNNAMED_WAIT if outcome.wait is None else outcome.wait
         burst = sent_at <= self.refused_at  # a call that was on its way when another was refused: nothing new
         self.parked_until = max(self.parked_until, now + wait)
@@ -281,6 +290,14 @@ class Quota:
                 bucket.give_back(amount)  # refused tokens are not counted
         if not self.buckets:
             self._guess(wait, now)
+
+    def _too_many(self, wait: float, *, sent_at: float, now: float) -> None:
+        """Learn how many calls are served at a time: those that are in flight now, and one more each quiet minute."""
+        self.parked_until = max(self.parked_until, now + wait)
+        if sent_at > self.crowded_at or self.concurrent is None:
+            most = max(self.in_flight, 1)
+            self.concurrent = most if self.concurrent is None else min(self.concurrent, most)
+            self.crowded_at = now
 
     def absorb(self, other: Quota) -> None:
         """Take over what another, which turns out to be the same, has learned or is owed."""
