@@ -104,7 +104,9 @@ class Allocator:
             first = surveyed.first
             if surveyed.all_denied and (denied := lane.choose_denied(request, history, now)) is not None:
                 return self._lease(lane, denied, None, request, number, now)
-        late = max_wait <= 0.0 or self._foretell(lane, request, first, now, max_wait) > now + max_wait
+        # A call whose turn had come before is the next: it waits for no other.
+        starts = first if number > 1 else self._foretell(lane, request, first, now, max_wait)
+        late = max_wait <= 0.0 or starts > now + max_wait
         if late and not (lane.queue and lane.has_open):
             return self._refusal(lane, request, history, now)
         turn = Turn(request, history, number, now, now + max_wait, lane)

@@ -79,7 +79,7 @@ class ProviderParked(Event):
 
 @dataclass(frozen=True, slots=True)
 class AccountLearned(Event):
-    """An answer's headers showed to which account a key belongs."""
+    """Answers have shown to which account a key belongs; `evidence` says how, in words."""
 
     key: str
     account: str

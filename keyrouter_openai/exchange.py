@@ -20,6 +20,7 @@ class Exchange:
     """What is known of an attempt while it runs, and the one place that settles it."""
 
     __slots__ = (
+        "_heard",
         "_organization",
         "_project",
         "_readings",
@@ -60,6 +61,8 @@ class Exchange:
         """How many choices the stream of a chat will bring."""
         self.status: int | None = None
         self._readings: Sequence[Reading] = ()
+        self._heard = False
+        """The router knows what the headers say of limits."""
         self._settled = False
         self._router = router
         self._trace = trace
@@ -106,7 +109,7 @@ class Exchange:
         """The body of the answer is still to come: what its headers say of limits is most worth now."""
         if self._readings or self.lease.state.host.breakers:
             self._router.heard(self.lease, self._readings)
-            self._readings = ()
+            self._heard = True
 
     def masked(self, data: bytes) -> bytes:
         """Bytes of an answer without the attempt's own credential: some providers repeat it."""
@@ -174,6 +177,7 @@ class Exchange:
             period=failure.period if failure else None,
             shared=failure.shared if failure else None,
             readings=self._readings,
+            heard=self._heard,
             cause=failure.fault if failure else Fault.NONE,
             usage=usage,
             served_model=model and self.masked(model.encode()).decode(),

@@ -94,7 +94,7 @@ class Learner:
         state, fault, quota = lease.state, outcome.fault, lease.quota
         if outcome.status is not None:
             quota.answered()
-        if outcome.readings:
+        if outcome.readings and not outcome.heard:
             self._read(lease, outcome.readings, now)
         if fault is Fault.NONE:
             if outcome.usage is not None:
@@ -134,7 +134,8 @@ class Learner:
         state, request = lease.state, lease.request
         account, fault = lease.account, _cause(outcome)
         lease.candidate.standing.ended(ok=_says_of_account(fault), first_byte_s=None, now=now)
-        if POLICIES[fault].verdict is Verdict.RETRY:  # not its limits, which are known: it is to be spared for a while
+        if POLICIES[fault].verdict is Verdict.RETRY and fault is not Fault.LOCAL:
+            # Not its limits, which are known: it is to be spared for a while.
             self._pool.lane(request, now).served(lease.candidate, lease.reservation.amounts, FAILED)
         match fault:
             case Fault.RATE_LIMIT:
@@ -278,7 +279,8 @@ class Learner:
         for decision in self._pool.kinship.observe(state.name, lease.quota.family, lease.start, charge, outcome):
             self._pool.move(self._pool.keys[decision.key], decision.account, now)
             events.append(AccountLearned(at, self._name, decision.key, decision.account, decision.why))
-        if state.account is not lease.account and outcome.readings:  # what it shows is of that account's limits
+        # What it shows is of that account's limits.
+        if state.account is not lease.account and outcome.readings and not outcome.heard:
             quota = state.account.quota(lease.quota.family, state.provider, now)
             quota.lower(outcome.readings, now)
 

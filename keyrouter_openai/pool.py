@@ -25,8 +25,8 @@ from .core.state import LONG, AccountState, HostState, KeyState, model_family
 from .keys import Key, Limits, is_made_up
 from .providers import PROVIDERS
 
-MOST_PLACES, FEWEST_NAMES = 100_000, 16
-"""Keys times models that are kept in mind, and models at least."""
+MOST_PLACES = 300_000
+"""Keys that can serve, summed over the models that are kept in mind."""
 MOST_NAMES = 1024
 """Models that are kept in mind: their names come from callers, and never end."""
 ENDPOINT = "endpoint:"
@@ -56,6 +56,8 @@ class Pool:
         """By model family: in what the ranks of accounts are counted."""
         self._by_name: dict[tuple[str, str | None, str | None, bool], Lane] = {}
         """By model or endpoint, the key or account that the caller named, and whether the prompt is long."""
+        self._places = 0
+        """The keys of all lanes together."""
         self._lanes: dict[tuple[str, str, str | None, frozenset[str]], Lane] = {}
         """By model family or else endpoint, the account that was named, and the keys that can serve."""
 
@@ -79,6 +81,7 @@ class Pool:
         waiting = [turn for lane in self._lanes.values() for turn in lane.send_away()]
         self._lanes.clear()
         self._by_name.clear()
+        self._places = 0
         return waiting
 
     def _is_same(self, key: Key) -> bool:
@@ -130,9 +133,10 @@ class Pool:
         name = (model or f"{ENDPOINT}{request.endpoint}", request.key, request.account, is_long)
         found = self._by_name.get(name)
         if found is None:
-            if len(self._by_name) >= min(MOST_NAMES, max(MOST_PLACES // len(self.keys), FEWEST_NAMES)):
+            if len(self._by_name) >= MOST_NAMES or self._places >= MOST_PLACES:
                 self._forget_idle()
             found = self._by_name[name] = self._find_lane(request, is_long=is_long, now=now)
+        found.in_use = True
         return found
 
     def _find_lane(self, request: RouteRequest, *, is_long: bool, now: float) -> Lane:
@@ -147,16 +151,24 @@ class Pool:
             for key in members:
                 lane.add(key, key.account, key.host, self._quota(key, key.account, lane, now), self._rng)
             lane.even_out()
+            self._places += len(members)
         return lane
 
     def _forget_idle(self) -> None:
-        """Drop what is kept for names that nobody has in use: they may have been made up."""
+        """Drop what is kept for names that were not used since the last time: they may have been made up."""
         self._by_name.clear()
-        self._lanes = {place: lane for place, lane in self._lanes.items() if lane.queue or lane.holds}
-        used = {place[0] for place in self._lanes}
-        self._units = {family: unit for family, unit in self._units.items() if family in used or unit.seconds}
+        waited_for = {place: lane for place, lane in self._lanes.items() if lane.queue or lane.holds}
+        used = {place: lane for place, lane in self._lanes.items() if lane.in_use} | waited_for
+        self._lanes = used if 2 * len(used) < len(self._lanes) else waited_for
+        for lane in self._lanes.values():
+            lane.in_use = False
+        self._places = sum(len(lane.members) for lane in self._lanes.values())
+        families = {lane.family for lane in self._lanes.values()}
+        families |= {family.removesuffix(LONG) for family in families}
         for account in self.accounts.values():
-            account.forget_families(used)
+            account.forget_families(families)
+        known = families.union(*(account.standings for account in self.accounts.values()))
+        self._units = {family: unit for family, unit in self._units.items() if family in known}
 
     def _quota(self, key: KeyState, account: AccountState, lane: Lane, now: float) -> Quota:
         quota = account.quota(lane.family, key.provider, now)
@@ -165,7 +177,7 @@ class Pool:
                 self._recall(quota, learned, now)
         configured = limits_for(self.settings[key.name].limits, lane.model)
         if configured is not None:
-            quota.concurrent = configured.concurrent
+            quota.concurrent = configured.concurrent or quota.concurrent
             if not quota.buckets:
                 configure(quota, configured, now)
         return quota
@@ -277,6 +289,7 @@ class Pool:
         """In the child of a fork no lease is out and nobody waits, whatever the parent's calls are doing."""
         self._lanes.clear()
         self._by_name.clear()
+        self._places = 0
         self.changed = False
         for state in self.keys.values():
             state.in_flight, state.canary = 0, False

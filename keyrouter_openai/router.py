@@ -270,11 +270,10 @@ class Router:
         while self._returns and self._lock.acquire(blocking=False):
             events: list[Event] | None = None
             try:
-                events = self._returns.popleft()()
-                if self._allocator.anyone_waits:
-                    self._allocator.go_on(self.clock.monotonic())
-            except IndexError:
-                pass  # another thread was quicker
+                if self._returns:  # else another thread was quicker
+                    events = self._returns.popleft()()
+                    if self._allocator.anyone_waits:
+                        self._allocator.go_on(self.clock.monotonic())
             finally:
                 self._lock.release()
             for event in events or ():

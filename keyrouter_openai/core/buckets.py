@@ -122,7 +122,9 @@ class Bucket:
             return
         self.at = now
         if self.guessed:
+            level = self.level
             self._resize(self.limit * (1.0 + self.growth * min(gap, 1.0)), self.period)
+            self.level = min(level, self.capacity)  # what a larger guess would have granted before is not there now
         level = self.level + self.net * gap
         self.level = level if level < self.capacity else self.capacity
         if self.capacity < self.limit and now - self.shrunk_at > SLICE_MEMORY and not self.guessed:

@@ -65,6 +65,8 @@ class Dispatcher:
             and self._is_first(turn, choice, now)
         ):
             self._reserve(turn, choice, now)
+        elif turn.number > 1:  # its turn had come, and nothing came of it
+            lane.queue.put_first(turn)
         else:
             lane.queue.push(turn, weight)
 

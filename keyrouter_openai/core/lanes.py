@@ -59,6 +59,8 @@ class Lane:
         self._open: list[Candidate] = []
         self._closed: list[tuple[float, int, Candidate]] = []
         """A heap by the time at which each opens; those that opened before stay in it."""
+        self.in_use = True
+        """Asked for since that was last looked at."""
         self.placement = Placement()
         self._floor = 0.0
         """The rank of the last that was chosen: who comes back later starts here, and owes nobody."""
@@ -110,8 +112,9 @@ class Lane:
 
     def even_out(self) -> None:
         """Accounts that have served nothing yet owe nothing to those that have."""
-        served = [c.standing.rank for c in self.candidates.values() if c.standing.rank > JITTER]
-        self._floor = min(served, default=0.0)
+        in_service = (c for c in self.candidates.values() if c.account.probation is None)
+        served = sorted(c.standing.rank for c in in_service if c.standing.rank > JITTER)
+        self._floor = served[len(served) // 2] if served else 0.0  # some may have served nothing for long
         for candidate in self.candidates.values():
             candidate.standing.rank = max(candidate.standing.rank, self._floor)
 
@@ -199,7 +202,7 @@ class Lane:
         if count > WINDOW:
             at = int(rng.random() * count)
             window = window[at : at + WINDOW] + window[: max(at + WINDOW - count, 0)]
-        if objective is None and self.placement.matters:
+        if objective is None and self.placement.matters and all(c.quota.buckets for c in window):
             return self._place(window, request, history, now, now + min(patience, WAIT))
         if objective is None:
             choice = self._try(min(window, key=_by_rank), request, history, now)

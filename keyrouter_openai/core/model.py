@@ -177,7 +177,7 @@ class RouteRequest(NamedTuple):
     model: str | None = None
     stream: bool = False
     estimate: Callable[[], Estimate] = Estimate
-    """Its tokens; called at most once an attempt, and only where a limit of tokens is known."""
+    """Its tokens; called often, under the router's lock, so it should be worked out once."""
     prefixes: Callable[[], Sequence[int]] = tuple
     """Hashes of ever longer beginnings of its prompt, longest last; empty where no provider would cache it."""
     tenant: str = ""
@@ -216,6 +216,8 @@ class Outcome(NamedTuple):
     """The model whose limit this model shares, where the answer named it."""
     readings: Sequence[Reading] = ()
     """What the answer's headers say of the account's limits."""
+    heard: bool = False
+    """That was learned when they came; only what it shows of who shares limits is still to be."""
     cause: Fault = Fault.NONE
     """Why a stream broke, where its last event said so."""
     usage: Usage | None = None

@@ -22,7 +22,8 @@ class Objective(Protocol):
     def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
         """How well an account suits a call: the lowest score is chosen among those that can start now.
 
-        It must change nothing and not raise. `now` is monotonic seconds.
+        It must change nothing and not raise, nor ask anything of the router, whose lock it is called under: that
+        would wait for ever. `now` is monotonic seconds.
         """
         ...
 

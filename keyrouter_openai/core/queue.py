@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .select import History
 
 
+AHEAD = 0.1
+"""Share of the service by which time goes on though all who are served have come just now."""
+REMEMBERED = 1024
+"""Tenants of whom no call waits any more that are kept in mind, at most: their names come from callers."""
+
 _by_order = itemgetter(0)
 
 
@@ -140,6 +145,8 @@ class FairQueue:
         if not self._backlog:  # a new time of contention: old debts are forgotten
             self._finish.clear()
             self._virtual = {True: 0.0, False: 0.0}
+        elif len(self._finish) > 2 * len(self._backlog) + REMEMBERED:  # who waits no longer owes one call at most
+            self._finish = {place: at for place, at in self._finish.items() if place in self._backlog}
         turn.weight = weight
         place, turn.share = _place(turn), turn.work / weight
         start = max(self._virtual[turn.request.urgent], self._finish.get(place, 0.0), self._last.get(place, 0.0))
@@ -171,9 +178,15 @@ class FairQueue:
         return turn
 
     def served(self, turn: Turn) -> None:
-        """A call that was taken out has got its capacity: time, as the queue counts it, goes on."""
-        urgent = turn.request.urgent
-        self._virtual[urgent] = max(self._virtual[urgent], turn.order[1])
+        """A call that was taken out has got its capacity: time, as the queue counts it, goes on.
+
+        It goes on by a part of what each tenant could have been served meanwhile, so that those who come newly do not
+        for ever go before all who wait for their second call, however many come.
+        """
+        urgent, start = turn.request.urgent, turn.order[1]
+        if start > -inf:
+            shared = max(self._totals[urgent][2], turn.weight)
+            self._virtual[urgent] = max(self._virtual[urgent], start + AHEAD * turn.work / shared)
         self._forget_last(turn)
 
     def peek(self, passed: Container[int] = ()) -> Turn | None:

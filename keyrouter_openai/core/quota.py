@@ -135,6 +135,11 @@ class Quota:
             return max(start, now + BUSY_WAIT)
         return start
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether answers have shown limits, or refusals told of them: not merely what was configured."""
+        return self.refused_at > -inf or any(bucket.looks for bucket in self.buckets)
+
     def is_too_large(self, estimate: Estimate, now: float) -> bool:
         """Whether a call is known to exceed the whole limit by a refusal of one no larger."""
         return now < self.too_large_until and self.charges.before(estimate, Dimension.TOKENS) >= self.too_large

@@ -63,7 +63,7 @@ class AccountState:
 
     def forget_families(self, used: set[str]) -> None:
         """Drop what is kept for model families that are not in use and of which nothing was learned."""
-        self.quotas = {f: q for f, q in self.quotas.items() if f in used or q.in_flight or q.buckets}
+        self.quotas = {f: q for f, q in self.quotas.items() if f in used or q.in_flight or q.is_learned}
         self.standings = {f: s for f, s in self.standings.items() if f in used or s.in_flight or f in self.quotas}
 
     def absorb(self, other: AccountState) -> None:
