@@ -87,6 +87,18 @@ class AccountLearned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsLearned(Event):
+    """An answer has shown limits of an account for a model family that were not known, or were others.
+
+    `limits` are all that are known now, such as `{"requests per 60 s": 500.0}`.
+    """
+
+    account: str
+    family: str
+    limits: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsShared(Event):
     """A refusal named the model family `shared_with`, whose limit is also that of `family`."""
 

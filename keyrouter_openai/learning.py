@@ -20,6 +20,7 @@ from .events import (
     AccountParked,
     Event,
     KeyStateChanged,
+    LimitsLearned,
     LimitsShared,
     ProviderParked,
     UnknownAnswer,
@@ -67,10 +68,11 @@ class Learner:
         now = self._clock.monotonic()
         if lease.state.host.breakers:
             self._tell_breakers(lease, ok=True, now=now)
-        self._read(lease, readings, now)
-        return []
+        events: list[Event] = []
+        self._read(lease, readings, now, events)
+        return events
 
-    def _read(self, lease: Lease, readings: Sequence[Reading], now: float) -> None:
+    def _read(self, lease: Lease, readings: Sequence[Reading], now: float, events: list[Event]) -> None:
         """Some models have other limits for long prompts (OpenAI's rate-limit guide): their answers show others."""
         account, quota = lease.account, lease.quota
         if lease.request.estimate().prompt >= LONG_CONTEXT:
@@ -80,7 +82,11 @@ class Learner:
             if apart != (ordinary + LONG in account.apart):
                 self._pool.set_apart(account, quota, lease.state.provider, now, apart=apart)
                 return
+        version = quota.limits_at
         quota.read(readings, lease.reservation, lease.request.estimate, sent_at=lease.start, now=now)
+        if quota.limits_at != version:
+            limits = {f"{b.dimension.value} per {b.period:g} s": b.limit for b in quota.buckets}
+            events.append(LimitsLearned(self._clock.time(), self._name, account.name, quota.family, limits))
 
     def unused(self, lease: Lease) -> None:
         """Nothing was sent with a lease."""
@@ -95,7 +101,7 @@ class Learner:
         if outcome.status is not None:
             quota.answered()
         if outcome.readings and not outcome.heard:
-            self._read(lease, outcome.readings, now)
+            self._read(lease, outcome.readings, now, events)
         if fault is Fault.NONE:
             if outcome.usage is not None:
                 quota.settle(outcome.usage, lease.reservation, lease.request.estimate)

@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from keyrouter_openai import Key, Ledger, RoutedOpenAI
-from keyrouter_openai.events import Event, LedgerTrouble
+from keyrouter_openai.events import Event, LedgerTrouble, LimitsLearned
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
 from .support import ECHO, MESSAGES, TurnedClock, call, make_pool
@@ -42,6 +42,19 @@ async def test_what_is_told_of_a_call_that_fails_over(tmp_path: Path, caplog: py
     assert logged["AttemptStarted"].levelno == logging.DEBUG
     assert isinstance(logged["AttemptEnded"].__dict__["event"], Event)
     assert "outcome='exhausted'" in next(r.getMessage() for r in caplog.records if "AttemptEnded" in r.getMessage())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_limits_that_are_learned_or_change_are_told(tmp_path: Path, *, stream: bool) -> None:
+    clock = TurnedClock()
+    with ProviderSimulator([SimAccount("A", keys=2, rpm=60, tpm=9000)], clock=clock) as sim:
+        pool = make_pool(sim, tmp_path / "ledger.db", clock)
+        for rpm in (60, 60, 600):
+            sim.set_limits("A", rpm=rpm, tpm=9000)
+            await call(pool, sync=False, stream=stream)
+        pool.ledger.close()
+    told = [(event.account, event.family, event.limits) for event in pool.events if isinstance(event, LimitsLearned)]
+    assert told == [("A", "gpt-4o", {"requests per 60 s": rpm, "tokens per 60 s": 9000.0}) for rpm in (60.0, 600.0)]
 
 
 async def test_a_ledger_that_cannot_be_written_fails_no_call_and_is_told_once(tmp_path: Path) -> None:

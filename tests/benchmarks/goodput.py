@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--litellm", help="an interpreter that has litellm, which takes part, in real time")
     parser.add_argument("--picture", type=Path, help="draw goodput against load into this file")
     options = parser.parse_args()
+    if unknown := set(options.only.split(",")) - CONTESTANTS.keys():
+        parser.error(f"no contestant {', '.join(sorted(unknown))}: there are {', '.join(CONTESTANTS)}")
     loads = [0.7, 1.3] if options.short else [float(load) for load in options.loads.split(",")]
     seconds = 90.0 if options.short else options.minutes * MINUTE
     rate = (10.0 if options.short else options.rate) / options.thin

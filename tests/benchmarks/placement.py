@@ -272,6 +272,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants")
     parser.add_argument("--pools", default=",".join(map(str, range(len(POOLS)))), help="which pools, by number from 0")
     options = parser.parse_args()
+    if unknown := set(options.only.split(",")) - CONTESTANTS.keys():
+        parser.error(f"no contestant {', '.join(sorted(unknown))}: there are {', '.join(CONTESTANTS)}")
     loads = [1.15] if options.short else [float(load) for load in options.loads.split(",")]
     seconds = MINUTE * (2.0 if options.short else options.minutes)
     for pool in [POOLS[int(n)] for n in options.pools.split(",")]:
