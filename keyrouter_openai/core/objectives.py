@@ -9,8 +9,6 @@ from .model import RouteRequest
 if TYPE_CHECKING:
     from .candidate import Candidate
 
-UNKNOWN_LATENCY = 0.0
-"""Seconds: an account that was never called is tried first."""
 QUALITY_STEP = 1e-3
 """Weight of reliability against quality: it breaks ties."""
 
@@ -36,7 +34,7 @@ class Reliability:
 
 
 class Latency:
-    """The shortest expected time until the first byte, with the calls in flight counted."""
+    """The shortest expected time until the first byte, with the calls in flight counted; who was never called first."""
 
     def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
         return candidate.latency * (1.0 + candidate.in_flight / candidate.weight)
