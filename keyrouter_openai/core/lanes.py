@@ -116,7 +116,8 @@ class Lane:
         served = sorted(c.standing.rank for c in in_service if c.standing.rank > JITTER)
         self._floor = served[len(served) // 2] if served else 0.0  # some may have served nothing for long
         for candidate in self.candidates.values():
-            candidate.standing.rank = max(candidate.standing.rank, self._floor)
+            if candidate.standing.rank <= JITTER:
+                candidate.standing.rank = max(candidate.standing.rank, self._floor)
 
     def open(self, candidate: Candidate) -> None:
         """Let calls be sent there again; what still stands in the way is found when one is to be."""

@@ -307,13 +307,18 @@ def world_of(scenario: Scenario, time: VirtualTime) -> World:
 
 def run(scenario: Scenario, contestant: Contestant) -> Score:
     """Let a contestant play a scenario."""
-    logging.getLogger("keyrouter_openai").setLevel(logging.ERROR)  # that keys fail here is the point
     world, calls = world_of(scenario, VirtualTime()), scenario.make_calls()
     caller = contestant(world)
     if scenario.script is not None:
         world.time.start(scenario.script(world))
+    logger = logging.getLogger("keyrouter_openai")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # that keys fail here is the point
     start = wall.perf_counter()
-    play(world.time, calls, caller)
+    try:
+        play(world.time, calls, caller)
+    finally:
+        logger.setLevel(level)
     return world.score(calls, wall.perf_counter() - start)
 
 
