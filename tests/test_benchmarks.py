@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,10 +15,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+import drift
+import goodput
+import outage
+import traces
+from contestants import CONTESTANTS, Scenario, made_up_calls, optimum, run
 from keyrouter_openai.testing import SimAccount
 from keyrouter_openai.testing.virtual import VirtualCall
-from tests.benchmarks import drift, goodput, outage, traces
-from tests.benchmarks.contestants import CONTESTANTS, Scenario, made_up_calls, optimum, run
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 
 def printed(
@@ -25,6 +32,15 @@ def printed(
     monkeypatch.setattr(sys, "argv", ["benchmark", "--short", *arguments])
     main()
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", [path for path in sorted(BENCHMARKS.glob("*.py")) if "argparse" in path.read_text()])
+def test_each_starts_as_the_readme_says(script: Path, tmp_path: Path) -> None:
+    """With the package installed, and no more of the checkout on the import path than the script's own folder."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(script), "--help"]
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_goodput(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

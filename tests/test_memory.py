@@ -29,7 +29,7 @@ def client_of(sim: ProviderSimulator, path: Path) -> RoutedOpenAI:
 
 async def ask(client: RoutedOpenAI, times: int = 1) -> None:
     for _ in range(times):
-        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)  # pyright: ignore[reportArgumentType]
+        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 
 async def test_accounts_and_limits_are_known_after_a_restart(sim: ProviderSimulator, tmp_path: Path) -> None:

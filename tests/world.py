@@ -232,7 +232,7 @@ class World:
 
     def check_nothing_is_out(self) -> None:
         """Nobody waits and nothing is under way: nothing is reserved, and after a day all limits are full."""
-        state = self.router._pool  # pyright: ignore[reportPrivateUsage]
+        state = self.router._pool  # pyright: ignore[reportPrivateUsage]  nothing public shows what is reserved
         assert self.router.status().in_flight == 0
         quotas = [quota for account in state.accounts.values() for quota in account.quotas.values()]
         for quota in quotas:

@@ -57,21 +57,8 @@ class Bucket:
     """
 
     __slots__ = (
-        *(
-            "at",
-            "capacity",
-            "dimension",
-            "drain",
-            "growth",
-            "guessed",
-            "held",
-            "level",
-            "limit",
-            "looks",
-            "margin",
-            "net",
-            "newest",
-        ),
+        *("at", "capacity", "dimension", "drain", "growth", "guessed", "held", "level", "limit", "looks"),
+        *("margin", "net", "newest"),
         *("period", "rate", "short", "short_since", "shrunk_at", "taken"),
     )
 

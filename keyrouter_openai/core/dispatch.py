@@ -161,14 +161,11 @@ class Dispatcher:
         firsts: dict[int, float] = {}
         tried = 0
         for turn in sorted(lane.queue.turns(), key=_by_work):
-            size = int(turn.work).bit_length()  # for all of a size, the smallest is asked
-            if turn.history.tried:
-                tried, size = tried + 1, -1
-                if tried > SURVEYED:
-                    continue
-            if size not in firsts or size < 0:
-                firsts[size] = survey(lane.candidates.values(), turn.request, turn.history, now, 0).first
-            if firsts[size] > turn.deadline:
+            if not turn.kind and (tried := tried + 1) > SURVEYED:
+                continue
+            if not turn.kind or turn.kind not in firsts:  # for all of a size, the smallest is asked
+                firsts[turn.kind] = survey(lane.candidates.values(), turn.request, turn.history, now, 0).first
+            if firsts[turn.kind] > turn.deadline:
                 lane.queue.remove(turn)
                 self._refuse(turn, now)
         if lane.has_open and not lane.queue:

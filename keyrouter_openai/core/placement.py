@@ -58,10 +58,6 @@ class Placement:
                 size = amount
         self._size += (SIZE_STEP if self._size else 1.0) * (size - self._size)
 
-    def kind(self, tokens: float) -> int:
-        """Calls of one kind are placed alike: their sizes differ by a factor of two at most."""
-        return int(tokens).bit_length()
-
     def cost(self, quota: Quota, amounts: Amounts, now: float) -> float:
         """What a call costs at an account: 0 where all of its limits is there."""
         cost, size = 0.0, self._size or 1.0

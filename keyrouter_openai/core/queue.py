@@ -86,7 +86,7 @@ class Turn:
 
     def start_anew(self, lane: Lane) -> None:
         """Wait in another lane: the pool has been replaced."""
-        self.lane, self.hold, self.queued, self.look_at, self.kind = lane, None, False, self.deadline, 0
+        self.lane, self.hold, self.queued, self.look_at, self.placed = lane, None, False, self.deadline, False
 
 
 class Hold:

@@ -56,19 +56,8 @@ class Quota:
     """Buckets that are taken from together. Times are monotonic seconds."""
 
     __slots__ = (
-        *(
-            "answers",
-            "buckets",
-            "charges",
-            "concurrent",
-            "crowded_at",
-            "debtor",
-            "family",
-            "granted",
-            "in_flight",
-            "known",
-            "limits_at",
-        ),
+        *("answers", "buckets", "charges", "concurrent", "crowded_at", "debtor", "family", "granted", "in_flight"),
+        *("known", "limits_at"),
         *("parked_until", "ratios", "refused_at", "saved_at", "since", "too_large", "too_large_until"),
     )
 
@@ -129,9 +118,6 @@ class Quota:
         if not self.known and (opens := self._window_opens(now)) > start:
             return opens
         if self.concurrent is not None and self.in_flight >= self.concurrent:
-            if COUNTED < now - self.crowded_at < inf:
-                self.concurrent, self.crowded_at = self.concurrent + 1, now
-                return start
             return max(start, now + BUSY_WAIT)
         return start
 
@@ -181,6 +167,8 @@ class Quota:
             self.granted = self.granted / 2 if now - self.since < 2 * COUNTED else 0.0
             self.since = now - COUNTED / 2
         self.granted += 1.0
+        if self.concurrent is not None and COUNTED < now - self.crowded_at < inf:
+            self.concurrent, self.crowded_at = self.concurrent + 1, now
         return Reservation(self.buckets, amounts, marks)
 
     def has_left(self, share: float, amounts: Amounts, now: float) -> bool:
@@ -331,7 +319,7 @@ class Quota:
         self.add(Bucket(reading.dimension, period_of(reading), limit, now, level=level))
 
     def add(self, bucket: Bucket) -> None:
-        """Take another limit into account. Requests come first: they are the cheapest to look at."""
+        """Take another limit into account."""
         self.buckets.append(bucket)
         self.known = True
         self.limits_at += 1

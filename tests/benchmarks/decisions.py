@@ -44,7 +44,7 @@ from keyrouter_openai.prefix import may_be_cached, prefixes
 from keyrouter_openai.router import Router
 from keyrouter_openai.testing.model import Denied, SimAccount, SimProvider
 from keyrouter_openai.testing.virtual import VirtualTime
-from tests.benchmarks.overhead import MESSAGES, PLAIN, Target, cpu_of, make_calls, make_client, simulator
+from overhead import MESSAGES, PLAIN, Target, cpu_of, make_calls, make_client, simulator
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 KEYS_EACH = (1, 10)

@@ -26,9 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from keyrouter_openai.core.model import MINUTE
-from keyrouter_openai.testing import SimAccount
-from tests.benchmarks.contestants import (
+from contestants import (
     CONTESTANTS,
     MEAN_CHARGE,
     MODEL,
@@ -39,6 +37,8 @@ from tests.benchmarks.contestants import (
     made_up_calls,
     run,
 )
+from keyrouter_openai.core.model import MINUTE
+from keyrouter_openai.testing import SimAccount
 
 RATE = 60.0
 """Calls a second that both accounts together refill."""

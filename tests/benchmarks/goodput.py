@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from contestants import CONTESTANTS, MEAN_CHARGE, Optimum, Scenario, Score, made_up_calls, optimum, run
 from keyrouter_openai.core.model import MINUTE
 from keyrouter_openai.testing import SimAccount
-from tests.benchmarks.contestants import CONTESTANTS, MEAN_CHARGE, Optimum, Scenario, Score, made_up_calls, optimum, run
-from tests.benchmarks.litellm_rival import run_elsewhere
-from tests.benchmarks.picture import Chart, draw
+from litellm_rival import run_elsewhere
+from picture import Chart, draw
 
 LOADS = (0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.6)
 SHARES = {"large": (3, 4 / 7), "medium": (2, 2 / 7), "small": (1, 1 / 7)}

@@ -27,8 +27,8 @@ from typing import Any, cast
 
 import openai
 
+from contestants import MODEL, PATIENCE, Scenario, Score, World, named_wait, world_of
 from keyrouter_openai.testing.virtual import Answer, VirtualCall, VirtualTime
-from tests.benchmarks.contestants import MODEL, PATIENCE, Scenario, Score, World, named_wait, world_of
 
 STRATEGIES = {
     "litellm shuffle": "simple-shuffle",
@@ -42,7 +42,7 @@ def run_elsewhere(python: str, scenario: Scenario) -> dict[str, Score]:
     """What LiteLLM makes of a scenario, by contestant, with an interpreter that has it. It plays no scripts."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     for name, strategy in STRATEGIES.items():
-        command = [python, "-m", "tests.benchmarks.litellm_rival", strategy]
+        command = [python, __file__, strategy]
         running[name] = process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(pickle.dumps(scenario))

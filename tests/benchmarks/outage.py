@@ -17,8 +17,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 
-from tests.benchmarks.contestants import CONTESTANTS, Scenario, Score, Steps, World, made_up_calls, run
-from tests.benchmarks.goodput import RATE, SHARES, accounts
+from contestants import CONTESTANTS, Scenario, Score, Steps, World, made_up_calls, run
+from goodput import RATE, SHARES, accounts
 
 START, LENGTH, AFTER = 60.0, 30.0, 60.0
 ERRORS = {"500": "server_error", "503": "unavailable"}

@@ -34,12 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from keyrouter_openai.core.candidate import Candidate
-from keyrouter_openai.core.model import MINUTE, RouteRequest
-from keyrouter_openai.core.objectives import Objective
-from keyrouter_openai.testing import SimAccount
-from keyrouter_openai.testing.virtual import NETWORK_MOST, VirtualCall
-from tests.benchmarks.contestants import (
+from contestants import (
     PATIENCE,
     Caller,
     Contestant,
@@ -52,6 +47,11 @@ from tests.benchmarks.contestants import (
     router_of,
     run,
 )
+from keyrouter_openai.core.candidate import Candidate
+from keyrouter_openai.core.model import MINUTE, RouteRequest
+from keyrouter_openai.core.objectives import Objective
+from keyrouter_openai.testing import SimAccount
+from keyrouter_openai.testing.virtual import NETWORK_MOST, VirtualCall
 
 LOADS = (1.0, 1.15, 1.3)
 LARGEST = 30_000

@@ -1,4 +1,4 @@
-"""How well recorded error answers of real providers are handled: `python -m tests.benchmarks.real_errors FILE`.
+"""How well recorded error answers of real providers are handled: `python tests/benchmarks/real_errors.py FILE`.
 
 FILE has one JSON object a line: `id`, `provider`, `status`, `headers`, `body`, `stream` (`sse` or null) and
 `expect`, the class that it should get (or a list of acceptable ones, best first). Each answer is sent by a real

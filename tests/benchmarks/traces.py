@@ -29,11 +29,7 @@ from math import inf
 from pathlib import Path
 from random import Random
 
-from keyrouter_openai.core.model import MINUTE
-from keyrouter_openai.testing import SimAccount
-from keyrouter_openai.testing.cache import PromptCache
-from keyrouter_openai.testing.virtual import BLOCK, VirtualCall
-from tests.benchmarks.contestants import (
+from contestants import (
     CONTESTANTS,
     MEAN_CHARGE,
     MODEL,
@@ -46,7 +42,11 @@ from tests.benchmarks.contestants import (
     run,
     without_affinity,
 )
-from tests.benchmarks.goodput import SHARES, accounts
+from goodput import SHARES, accounts
+from keyrouter_openai.core.model import MINUTE
+from keyrouter_openai.testing import SimAccount
+from keyrouter_openai.testing.cache import PromptCache
+from keyrouter_openai.testing.virtual import BLOCK, VirtualCall
 
 HEADROOM = 1.3
 """The pool's tokens per minute, relative to what the trace asks for in the mean."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -37,10 +38,10 @@ def hear(quota: Quota, taken: Reservation, readings: Sequence[Reading], *, now: 
     quota.read(readings, taken, lambda: Estimate(100), sent_at=sent_at, now=now)
 
 
-def refuse(quota: Quota, now: float, **outcome: object) -> None:
+def refuse(quota: Quota, now: float, **outcome: Any) -> None:
     taken = send(quota, 100, now)
     quota.in_flight -= 1
-    said = Outcome(Fault.RATE_LIMIT, 429, **outcome)  # pyright: ignore[reportArgumentType]
+    said = Outcome(Fault.RATE_LIMIT, 429, **outcome)
     quota.refuse(said, taken, Estimate(100), sent_at=now, now=now)
 
 
