@@ -296,7 +296,9 @@ def print_bounds(sizes: Sequence[Size], calls: Sequence[float]) -> None:
         print(f"{figure:14}{percent(ten, figure, calls):8.2f}%   at most {most} %")
     print("\nfrom 100 to 10,000 keys, one and ten to an account")
     for figure in FIGURES:
-        took = {(size.keys, size.keys // size.accounts): median(size.spent[figure]) for size in sizes}
+        took = {
+            (size.keys, size.keys // size.accounts): median(size.spent[figure]) for size in sizes if size.spent[figure]
+        }
         growth = [took[10_000, each] / took[100, each] for each in KEYS_EACH]
         print(f"{figure:14}" + "".join(f"{times:8.2f}x" for times in growth) + f"   at most {GROWTH} x")
 
