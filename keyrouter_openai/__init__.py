@@ -15,6 +15,7 @@ The house, from the doors inwards:
         evidence, kinship                        which keys turn out to share an account
         classify, verdict, stream, body          what answers mean, and what to do about it
     _sdk, options, prefix  the seams of the SDK; its options, read, and with one key put on a copy
+    failures               what its exceptions mean, and how an error may leave the house
     exchange, bodies       one attempt on the wire, settled once; its answer, watched as it passes
     config, keys, route    where keys come from, what can be said of one, and of the routing of a call
     vaults/, ledger/       where secrets rest; what happened, in SQLite

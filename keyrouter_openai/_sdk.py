@@ -1,10 +1,10 @@
-"""Every private seam of the SDK, and all that must be known of its errors and answers.
+"""Every private seam of the SDK.
 
-The rest of the package sees the SDK through these functions alone. What a routed attempt needs of it:
+The rest of the package sees what is private in the SDK through these functions alone. What a routed attempt needs:
 
 * the HTTP response before it is parsed (`AsyncSeams`, `SyncSeams`: they override `_process_response`);
-* what its exceptions mean (`failure_of`), and that they give away nothing (`seal`);
-* its own rules of retrying, where there is but one key.
+* its own rules of retrying, where there is but one key;
+* its own exceptions, made from an answer.
 """
 
 # pyright: reportPrivateUsage=false
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -27,20 +26,16 @@ from openai._provider import _Provider
 from openai._response import AsyncAPIResponse
 from openai.auth import WorkloadIdentity, X509WorkloadIdentity
 
-from .bodies import EarlyEnd, connection_error, cover_credential, transport_errors, watch_async, watch_sync
+from .bodies import EarlyEnd, connection_error, transport_errors, watch_async, watch_sync
 from .core.body import holds_error
-from .core.model import Failure, Fault, RouteRequest
-from .errors import ConfigError, NoKeyAvailable
+from .errors import ConfigError
 from .exchange import Exchange
 from .keys import check_base_url
 from .sinks.log import logger
 
 if TYPE_CHECKING:
-    import httpx2
-    from pydantic import SecretStr
+    import httpx2 as httpx2
 
-    from .core.select import Refusal
-    from .router import Router
 else:
     httpx2 = sys.modules.get("httpx2") or sys.modules["httpx"]  # the HTTP library under this SDK
 
@@ -55,7 +50,7 @@ POOL_API_KEY = "keyrouter-pool-has-no-single-key"
 current_exchange: ContextVar[Exchange | None] = ContextVar("keyrouter_openai_exchange", default=None)
 """The attempt that this task is making; set around the SDK's `request` alone."""
 
-_BODY_HEADERS = (b"content-length", b"content-encoding", b"transfer-encoding")
+BODY_HEADERS = (b"content-length", b"content-encoding", b"transfer-encoding")
 
 
 # -- what is asked
@@ -226,52 +221,19 @@ def _raise_early_end(client: Client, exchange: Exchange, response: Any, end: Ear
 def _as_status_error(client: Client, exchange: Exchange, response: Any, body: bytes) -> openai.APIStatusError:
     """The error that a body stands for, with the status it should have come with."""
     failure = exchange.classify(response.status_code, response.headers, body)
-    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _BODY_HEADERS]
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in BODY_HEADERS]
     stand_in = type(response)(failure.status, headers=headers, content=body, request=response.request)
     return client._make_status_error_from_response(stand_in)
 
 
-def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
-    """What the exception of an attempt means, or None if nothing of it ever left this process."""
-    if isinstance(error, openai.APIStatusError):
-        response = error.response
-        if _left_origin(response):  # no credential went there, so its answer says nothing of the key
-            return Failure(Fault.NETWORK, 0, detail="redirected")
-        exchange.answered(error.status_code, response.headers.raw)
-        return exchange.classify(error.status_code, response.headers, _content_of(response))
-    if isinstance(error, openai.APIConnectionError):
-        cause = type(error.__cause__).__name__ if error.__cause__ is not None else "StreamCut"
-        return Failure(Fault.LOCAL if cause == "PoolTimeout" else Fault.NETWORK, 0, detail=cause)
-    if not isinstance(error, Exception):  # cancelled, interrupted, closed
-        return Failure(Fault.ABANDONED, exchange.status or 0, detail=type(error).__name__)
-    if type(error).__module__.startswith("aiohttp"):  # the SDK's aiohttp transport lets some through as they are
-        return Failure(Fault.NETWORK, 0, detail=type(error).__name__)
-    return None
+def status_error(client: Client, response: Any) -> openai.APIStatusError:
+    """The SDK's own exception for an error answer."""
+    return client._make_status_error_from_response(response)
 
 
-def _left_origin(response: Any) -> bool:
-    """Whether redirects led to another host than the one that was asked."""
-    first, last = (response.history or [response])[0].request.url, response.request.url
-    return (first.scheme, first.host, first.port) != (last.scheme, last.host, last.port)
-
-
-def _content_of(response: Any) -> bytes:
-    try:
-        return response.content
-    except RuntimeError:  # closed before it was read, as by an event hook of the caller's own
-        return b""
-
-
-def forbids_retry(error: BaseException) -> bool:
-    """Whether the answer says that the request must not be sent again as it is, in the SDK's own header."""
-    return isinstance(error, openai.APIStatusError) and error.response.headers.get("x-should-retry") == "false"
-
-
-def refuses_stream_options(error: BaseException) -> bool:
-    """Whether a server does not know the field by which the usage of a stream is asked for."""
-    return (
-        isinstance(error, openai.APIStatusError) and error.status_code in (400, 422) and "stream_options" in str(error)
-    )
+def request_url(client: Client, path: str) -> Any:
+    """The full URL of a path, as the HTTP library has it."""
+    return client._prepare_url(path)
 
 
 def sdk_would_retry(client: Client, error: BaseException) -> bool:
@@ -279,70 +241,6 @@ def sdk_would_retry(client: Client, error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
         return client._should_retry(error.response)
     return isinstance(error, openai.APIConnectionError)
-
-
-def response_of(error: BaseException | None) -> Any:
-    """The HTTP response behind an error, for the SDK's own reckoning of the wait; None where there is none."""
-    return error.response if isinstance(error, openai.APIStatusError) else None
-
-
-def seal(
-    client: Client, error: BaseException, secrets: Sequence[SecretStr], outer: BaseException | None
-) -> BaseException:
-    """The error as it may leave the package: with no credential in its request, text, body or tracebacks.
-
-    `outer` is the exception that the caller was handling when it called: that one is left alone.
-
-    Frames of the HTTP library hold the raw headers in local variables, so the tracebacks below this point are
-    dropped. An answer that repeats a secret is masked, which takes a new error of the same type.
-    """
-    if isinstance(error, openai.APIStatusError):
-        error = _masked(client, error, secrets)
-    link: BaseException | None = error
-    while link is not None and link is not outer:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    if isinstance(error, openai.APIStatusError):
-        for hop in (*error.response.history, error.response):
-            cover_credential(hop.request)
-    elif isinstance(error, openai.APIError):
-        cover_credential(error.request)
-    return error
-
-
-def _masked(client: Client, error: openai.APIStatusError, secrets: Sequence[SecretStr]) -> openai.APIStatusError:
-    response = error.response
-    body, headers = _content_of(response), list(response.headers.raw)
-    shown = body + b"".join(value for _, value in headers)
-    leaked = [found for s in secrets if (found := s.get_secret_value().encode()) in shown]
-    if not leaked:
-        return error
-    for secret in leaked:
-        body = body.replace(secret, b"***")
-        headers = [(name, value.replace(secret, b"***")) for name, value in headers]
-    kept = [(name, value) for name, value in headers if name.lower() not in _BODY_HEADERS]
-    clean = type(response)(response.status_code, headers=kept, content=body, request=response.request)
-    return client._make_status_error_from_response(cast("Any", clean))
-
-
-def no_key_available(client: Client, router: Router, request: RouteRequest, refusal: Refusal) -> NoKeyAvailable:
-    """The error for a call that no key can serve."""
-    now = router.clock.monotonic()
-    retry_after = refusal.first_return - now if math.isfinite(refusal.first_return) else None
-    reasons = {
-        name: reason if not math.isfinite(until) else f"{reason}, for {max(until - now, 0):.1f} s"
-        for name, (reason, until) in refusal.obstacles.items()
-    }
-    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    expected = "no key is expected back" if retry_after is None else f"the first returns in {retry_after:.1f} s"
-    message = f"no key of pool {router.pool!r} can serve this call ({listed}): {expected}"
-    response = httpx2.Response(
-        429,
-        headers={} if retry_after is None else {"retry-after": str(math.ceil(retry_after))},
-        json={"error": {"message": message, "type": "keyrouter_error", "code": "no_key_available"}},
-        request=httpx2.Request("POST", client._prepare_url(request.endpoint)),
-    )
-    return NoKeyAvailable(message, response=response, reasons=reasons, retry_after=retry_after)
 
 
 def check_pool_client(client: Client) -> None:

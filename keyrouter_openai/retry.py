@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
-from . import _sdk
+from . import _sdk, failures
 from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
 from .core.select import History, Refusal
@@ -111,7 +111,7 @@ class Call:
     def granted(self, taken: Lease | Refusal) -> None:
         """Go on with a lease, or give up."""
         if isinstance(taken, Refusal):
-            refused = _sdk.no_key_available(self._client, self.router, self.request, taken)
+            refused = failures.no_key_available(self._client, self.router, self.request, taken)
             if self._error is None:
                 raise refused
             self._error.add_note(refused.message)
@@ -190,12 +190,12 @@ class Call:
             return self._not_sent(lease, error)
         if exchange.settled:  # the answer was whole; what came after is the SDK's or the caller's matter
             return False
-        failure = _sdk.failure_of(exchange, error)
+        failure = failures.failure_of(exchange, error)
         if failure is None:
             self.router.release(lease)
             return False
         exchange.fail(failure)
-        if exchange.asked_usage and _sdk.refuses_stream_options(error):
+        if exchange.asked_usage and failures.refuses_stream_options(error):
             self.router.stop_asking_usage(lease)
             self._free += 1
             return True
@@ -208,7 +208,7 @@ class Call:
         """The error as the caller gets it: sealed, with a note that lists the attempts, and its route known."""
         if not isinstance(error, openai.OpenAIError):
             return error
-        sealed = _sdk.seal(self._client, error, self._secrets, self._outer)
+        sealed = failures.seal(self._client, error, self._secrets, self._outer)
         for note in getattr(error, "__notes__", []) if sealed is not error else []:
             sealed.add_note(note)
         annotate(sealed, self.trace)
@@ -270,7 +270,7 @@ class Call:
         single = self.router.is_single
         worth = _sdk.sdk_would_retry(self._client, error) if single else may_try_again(fault)
         blames_provider = POLICIES[fault].verdict in (Verdict.RETRY, Verdict.WAIT)
-        if POLICIES[fault].verdict is Verdict.RETRY and _sdk.forbids_retry(error):
+        if POLICIES[fault].verdict is Verdict.RETRY and failures.forbids_retry(error):
             return False
         worth = worth and (self._replay is None or self._replay.rewind())
         return worth and (single or not blames_provider or self.router.may_retry(self.lease))
@@ -286,7 +286,7 @@ class Call:
             "retries_taken": self._sent - 1,
             "max_retries": self.max_retries,
             "options": self.options,
-            "response": _sdk.response_of(self._error),
+            "response": failures.response_of(self._error),
         }
 
 

@@ -23,7 +23,7 @@ LAYERS = (
     ("events", "protocols", "clock", "pool", "status", "route"),
     ("vaults", "sinks", "ledger"),
     ("lease", "learning", "allocate", "router"),
-    ("exchange", "bodies", "_sdk", "prefix", "options", "hedging", "retry", "config", "drop_in"),
+    ("exchange", "bodies", "_sdk", "failures", "prefix", "options", "hedging", "retry", "config", "drop_in"),
     ("client", "client_sync"),
     ("testing",),
     ("cli",),
