@@ -5,6 +5,9 @@ The house, from the doors inwards:
     retry, hedging         the attempts of one call, one after the other; or a second beside the first
     router, lease          the lock around all that changes; permission to make one attempt
     allocate, learning     who gets which key, and when; what each outcome teaches
+    owners, lookup         whose the files, responses and other resources are that calls name
+    pages                  lists of what accounts keep: of one, or of all in turn
+    sockets                websocket sessions: opened as a call is made, watched while open (_sdk_sockets: their seams)
     pool                   keys, accounts and hosts, and a lane of those that can serve each model
     core/                  decides, without I/O, clock or SDK:
         buckets, quota, charges, limits          what accounts grant, and what headers say of it
@@ -14,6 +17,8 @@ The house, from the doors inwards:
         health, breaker, retry_budget            what has failed, and how much may be tried again
         evidence, kinship                        which keys turn out to share an account
         classify, verdict, stream, body          what answers mean, and what to do about it
+        session                                  what the events of a websocket say
+        resources                                what belongs to an account, by its ids in calls and answers
     _sdk, options, prefix  the seams of the SDK; its options, read, and with one key put on a copy
     failures               what its exceptions mean, and how an error may leave the house
     exchange, bodies       one attempt on the wire, settled once; its answer, watched as it passes
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     from .client import RoutedOpenAI
     from .client_sync import SyncRoutedOpenAI
     from .core.objectives import Objective
-    from .errors import ConfigError, KeyRouterError, MissingExtra, NoKeyAvailable, VaultError
+    from .errors import ConfigError, KeyRouterError, MissingExtra, NoKeyAvailable, OwnerError, VaultError
     from .keys import Key, Limits
     from .ledger import Ledger
     from .route import Route, route_of, routing
@@ -49,6 +54,7 @@ _HOMES = {
     "routing": "route",
     "KeyRouterError": "errors",
     "NoKeyAvailable": "errors",
+    "OwnerError": "errors",
     "ConfigError": "errors",
     "VaultError": "errors",
     "MissingExtra": "errors",
@@ -63,6 +69,7 @@ __all__ = [
     "MissingExtra",
     "NoKeyAvailable",
     "Objective",
+    "OwnerError",
     "Route",
     "RoutedOpenAI",
     "Router",

@@ -13,42 +13,71 @@ The rest of the package sees what is private in the SDK through these functions 
 from __future__ import annotations
 
 import math
+import os
+import re
 import sys
+import warnings
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn, cast
+from weakref import WeakSet
 
 import openai
 from openai import AsyncOpenAI, NotGiven, OpenAI
+
+from .sdk_versions import TESTED, is_tested
+
+if not is_tested(openai.__version__):
+    # Said before the private names are imported: where they are missing, this tells why.
+    warnings.warn(
+        f"keyrouter_openai is not tested with openai {openai.__version__}: install '{TESTED}'",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+from openai import _base_client
+from openai._base_client import BaseAsyncPage as BaseAsyncPage
+from openai._base_client import BaseSyncPage as BaseSyncPage
 from openai._constants import DEFAULT_MAX_RETRIES as DEFAULT_MAX_RETRIES
-from openai._data_residency import DataResidency as DataResidency
 from openai._models import FinalRequestOptions
 from openai._provider import _Provider
 from openai._response import AsyncAPIResponse
-from openai.auth import WorkloadIdentity, X509WorkloadIdentity
+from openai.auth import WorkloadIdentity
 
-from .bodies import EarlyEnd, connection_error, transport_errors, watch_async, watch_sync
+from .bodies import EarlyEnd, connection_error, corrected, transport_errors, watch_async, watch_sync
 from .core.body import holds_error
 from .errors import ConfigError
 from .exchange import Exchange
 from .keys import check_base_url
 from .sinks.log import logger
 
+# What is not in every supported version. Type checkers see the newest.
 if TYPE_CHECKING:
     import httpx2 as httpx2
+    from openai._data_residency import DataResidency as DataResidency
+    from openai.auth import X509WorkloadIdentity
 
+    AnyWorkloadIdentity = WorkloadIdentity | X509WorkloadIdentity
+    BASE_URL_NOT_GIVEN: NotGiven | None
 else:
-    httpx2 = sys.modules.get("httpx2") or sys.modules["httpx"]  # the HTTP library under this SDK
+    httpx2 = getattr(_base_client, "httpx2", None) or _base_client.httpx  # the HTTP library under this SDK
+    DataResidency = AnyWorkloadIdentity = Any
+    BASE_URL_NOT_GIVEN = OpenAI.__init__.__kwdefaults__["base_url"]
 
 Client = AsyncOpenAI | OpenAI
 Options = FinalRequestOptions
 SdkProvider = _Provider
-AnyWorkloadIdentity = WorkloadIdentity | X509WorkloadIdentity
 
 POOL_API_KEY = "keyrouter-pool-has-no-single-key"
 """What `client.api_key` answers on a pool: no secret, and not empty, since libraries check for that."""
 
 current_exchange: ContextVar[Exchange | None] = ContextVar("keyrouter_openai_exchange", default=None)
 """The attempt that this task is making; set around the SDK's `request` alone."""
+
+MOST_URLS = 256
+"""Full URLs that a client keeps; some have an id in their path."""
 
 BODY_HEADERS = (b"content-length", b"content-encoding", b"transfer-encoding")
 
@@ -67,16 +96,29 @@ def is_routed(client: Client, options: Options) -> bool:
     security = getattr(options, "security", None)  # not in every supported version
     if security is not None and not security.get("bearer_auth", False):
         return False
-    return not _has_authorization(options.headers) and not _has_authorization(client._custom_headers)
+    return not has_authorization(options.headers) and not has_authorization(client._custom_headers)
 
 
-def _has_authorization(headers: Any) -> bool:
+def has_authorization(headers: Any) -> bool:
+    """Whether the caller authenticates by himself, or says that there is to be no credential."""
     return bool(headers) and not isinstance(headers, NotGiven) and any(n.lower() == "authorization" for n in headers)
 
 
 def if_given(**arguments: Any) -> dict[str, Any]:
     """The arguments that were given: those that are newer than the oldest supported SDK go only if used."""
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def is_page(cast_to: object) -> bool:
+    """Whether the answer to a call is to be a page of a list."""
+    return isinstance(cast_to, type) and issubclass(cast_to, (BaseSyncPage, BaseAsyncPage))
+
+
+def list_again(page: Any, options: Options) -> Any:
+    """The first page of a list, asked for as the page after this one is."""
+    again = options.model_copy()
+    again._strip_raw_response_header()
+    return page._client._request_api_list(page._model, page=type(page), options=again)
 
 
 def is_set(value: object) -> bool:
@@ -114,11 +156,11 @@ class BodyReplay:
     """Whether a body can be sent again: one that is read only once must not be."""
 
     def __init__(self, options: Options) -> None:
-        from openai import _base_client
-
         kind = getattr(_base_client, "_RequestBodyReplay", None)  # not in every supported version
-        self._replay: Any = kind(options) if kind is not None else None
-        self._is_plain = isinstance(getattr(options, "content", None), bytes | bytearray | None)
+        content = getattr(options, "content", None)
+        is_json = content is None and options.files is None
+        self._replay: Any = kind(options) if kind is not None and not is_json else None
+        self._is_plain = isinstance(content, bytes | bytearray | None)
 
     def rewind(self) -> bool:
         """Make ready to send again; False where that is impossible."""
@@ -128,12 +170,45 @@ class BodyReplay:
 # -- what came of it
 
 
+class _Urls:
+    """The full URLs of one base URL by path: the SDK would parse both anew for each request."""
+
+    def __init__(self) -> None:
+        self._base: object = None
+        self._full: dict[str, Any] = {}
+
+    def full(self, base: object, path: str, work_out: Callable[[str], Any]) -> Any:
+        """What `work_out` makes of a path, worked out once as long as the base stays."""
+        if base is not self._base or len(self._full) >= MOST_URLS:
+            self._full, self._base = {}, base  # in this order: threads must not find the old ones under the new base
+        found = self._full.get(path)
+        if found is None:
+            found = self._full[path] = work_out(path)
+        return found
+
+
 class AsyncSeams(AsyncOpenAI):
     """Shows the router each successful HTTP response before the SDK parses it."""
+
+    @cached_property
+    def _urls(self) -> _Urls:
+        return _Urls()
+
+    def _prepare_url(self, url: str) -> Any:
+        return self._urls.full(self.base_url, url, super()._prepare_url)
 
     @property
     def user_agent(self) -> str:
         return f"AsyncOpenAI/Python {openai.__version__}"
+
+    async def _send_request(self, request: Any, *, stream: bool, **rest: Any) -> Any:
+        try:
+            return await super()._send_request(request, stream=stream, **rest)
+        except transport_errors() as error:
+            failed = corrected(error, request)
+            if failed is None:
+                raise
+        raise failed  # outside of the `except`: what aiohttp raises holds the request's headers
 
     async def _process_response(self, *, response: Any, stream: bool, retries_taken: int = 0, **rest: Any) -> Any:
         exchange = current_exchange.get()
@@ -165,12 +240,57 @@ async def close_result(result: object) -> None:
         await cast("AsyncAPIResponse[Any]", result).close()
 
 
+class _Forks:
+    """Keeps a forked process off the connections of its parent, whose answers it would take and spoil.
+
+    An async client has none that it could use there: a fork has an event loop of its own.
+    """
+
+    def __init__(self) -> None:
+        self.in_child = False
+        self._begin()
+        if sys.platform != "win32":
+            os.register_at_fork(after_in_child=self._begin_child)
+
+    def _begin(self) -> None:
+        self._lock = Lock()
+        self._left: WeakSet[Any] = WeakSet()
+
+    def _begin_child(self) -> None:
+        self.in_child = True
+        self._begin()
+
+    def leave_connections(self, http: Any) -> None:
+        """Close this process's ends of the connections that an HTTP client has inherited; the parent's stay open."""
+        with self._lock:
+            if http not in self._left:
+                for transport in (http._transport, *http._mounts.values()):
+                    if isinstance(transport, httpx2.HTTPTransport):  # others may not open again
+                        transport.close()
+                self._left.add(http)
+
+
+_forks = _Forks()
+
+
 class SyncSeams(OpenAI):
     """As `AsyncSeams`, for the sync client."""
+
+    @cached_property
+    def _urls(self) -> _Urls:
+        return _Urls()
+
+    def _prepare_url(self, url: str) -> Any:
+        return self._urls.full(self.base_url, url, super()._prepare_url)
 
     @property
     def user_agent(self) -> str:
         return f"OpenAI/Python {openai.__version__}"
+
+    def _prepare_request(self, request: Any) -> None:
+        if _forks.in_child:
+            _forks.leave_connections(self._client)
+        super()._prepare_request(request)
 
     def _process_response(self, *, response: Any, stream: bool, retries_taken: int = 0, **rest: Any) -> Any:
         exchange = current_exchange.get()
@@ -249,10 +369,11 @@ def check_pool_client(client: Client) -> None:
     Raises:
         ConfigError: the base URL is not https.
     """
-    try:
-        check_base_url(str(client.base_url))
-    except ValueError as error:
-        raise ConfigError(f"base_url of the client: {error}") from None
+    for name, url in (("base_url", client.base_url), ("websocket_base_url", client.websocket_base_url)):
+        try:
+            check_base_url(re.sub("^ws", "http", str(url or client.base_url)))
+        except ValueError as error:
+            raise ConfigError(f"{name} of the client: {error}") from None
     if getattr(client, "_ambient_authorizations", None):
         logger.warning(
             "OPENAI_CUSTOM_HEADERS sets Authorization: no call is routed, all go out with that credential. "

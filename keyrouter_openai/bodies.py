@@ -215,12 +215,34 @@ def watch_sync(response: Any, exchange: Exchange, *, stream: bool) -> None:
 
 def transport_errors() -> tuple[type[Exception], ...]:
     """What an HTTP library raises when the connection fails, for those that are loaded."""
-    loaded = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
-    return (*(module.RequestError for module in loaded), ssl.SSLError, anyio.EndOfStream)
+    kinds = {"httpx2": "RequestError", "httpx": "RequestError", "aiohttp": "ClientError"}
+    loaded = [getattr(sys.modules[name], kind) for name, kind in kinds.items() if name in sys.modules]
+    return (*loaded, ssl.SSLError, anyio.EndOfStream)
+
+
+def corrected(error: BaseException, request: Any) -> BaseException | None:
+    """What httpx's own transport raises, where the SDK's aiohttp transport has another name for it, or lets it through.
+
+    To that one every lost connection is a ConnectTimeout, whether anything had been sent or not. None where the error
+    is right as it is.
+    """
+    aiohttp: Any = sys.modules.get("aiohttp")
+    if aiohttp is None:
+        return None
+    let_through = isinstance(error, aiohttp.ClientError)
+    if not let_through and type(error).__name__ != "ConnectTimeout":
+        return None
+    cause = error if let_through else error.__cause__
+    if not isinstance(cause, aiohttp.ClientError) or isinstance(cause, aiohttp.ServerTimeoutError):
+        return None
+    http = sys.modules[type(request).__module__.partition(".")[0]]
+    kind = http.ConnectError if isinstance(cause, aiohttp.ClientConnectorError) else http.RemoteProtocolError
+    return kind(str(cause), request=request)
 
 
 def connection_error(error: BaseException, request: Any) -> openai.APIConnectionError:
     """The SDK's own error for a failed connection."""
+    error = corrected(error, request) or error
     if any("Timeout" in kind.__name__ for kind in type(error).__mro__):
         return openai.APITimeoutError(request=request)
     return openai.APIConnectionError(request=request)
@@ -233,11 +255,10 @@ def cover_credential(request: Any) -> None:
 
 
 def _watch(exchange: Exchange, stream: bool) -> Watch:
-    return (
-        StreamWatch(hide_usage=exchange.asked_usage, hold=exchange.hold, choices=exchange.choices)
-        if stream
-        else BodyWatch()
-    )
+    show = exchange.show if exchange.shows else None
+    if not stream:
+        return BodyWatch(show)
+    return StreamWatch(hide_usage=exchange.asked_usage, hold=exchange.hold, choices=exchange.choices, show=show)
 
 
 def _decode(response: Any, read: str) -> None:

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any, Self
 
 import anyio.to_thread
+import openai
 from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from ._sdk_sockets import routes_sockets
 from .clock import Signal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
-from .core.queue import Turn
 from .drop_in import DropIn, hide
 from .hedging import hedged
 from .keys import Key
+from .lookup import Search
+from .owners import RECORD_S
 from .retry import Call, async_policy
 from .route import HedgeAfter, Routing, remember_route
 from .router import Router
 
 
+@routes_sockets
 class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
     """A drop-in for `AsyncOpenAI` that routes each call over a pool of keys.
 
@@ -52,6 +57,8 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
             embeddings, moderations, the list of models, and responses with `store=False`. Default: never.
         ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
             a file in the user data folder.
+        http_client: as in the SDK. Failures mean the same with `openai.DefaultAioHttpClient()`, which takes less CPU
+            time and works under asyncio alone.
 
     Raises:
         ConfigError: something that was given is wrong; nothing was changed.
@@ -77,7 +84,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         project: str | None = None,
         webhook_secret: str | None = None,
         provider: _sdk.SdkProvider | None = None,
-        base_url: str | httpx2.URL | NotGiven | None = not_given,
+        base_url: str | httpx2.URL | NotGiven | None = _sdk.BASE_URL_NOT_GIVEN,
         data_residency: _sdk.DataResidency | None = None,
         websocket_base_url: str | httpx2.URL | None = None,
         timeout: float | Timeout | NotGiven | None = not_given,
@@ -143,7 +150,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         project: str | None = None,
         webhook_secret: str | None = None,
         websocket_base_url: str | httpx2.URL | None = None,
-        base_url: str | httpx2.URL | NotGiven | None = not_given,
+        base_url: str | httpx2.URL | NotGiven | None = _sdk.BASE_URL_NOT_GIVEN,
         data_residency: _sdk.DataResidency | None = None,
         timeout: float | Timeout | NotGiven | None = not_given,
         http_client: httpx2.AsyncClient | None = None,
@@ -202,8 +209,24 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         """Send one request, on as many keys in turn as it takes."""
         if not _sdk.is_routed(self, options):
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        walk = self._first_walk(cast_to, options)
+        if walk is not None:
+            cast_to, options = walk.start(cast_to)
+            with walk.pinned():
+                return await self.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         send = partial(super().request, cast_to, stream=stream, stream_cls=stream_cls)
         call = self._new_call(options, stream=stream)
+        if call.request.mentions:
+            found = await self._find_owners(call, send)
+            if found is not None:
+                return found
+        result = await self._run(call, send)
+        if call.lasts and self.router.ledger is not None:
+            await anyio.to_thread.run_sync(self.router.ledger.flush, RECORD_S)
+        return result
+
+    async def _run(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
+        """Make one call, and tie its route to what comes of it."""
         try:
             result = await self._attempts(call, partial(self._attempt, call, send))
         except BaseException as error:
@@ -214,6 +237,43 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
             remember_route(result, call.trace)
             return result
         raise raised  # outside of the `except`, so that it does not keep the unmasked error as its context
+
+    async def _find_owners(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
+        """Find out whose the resources are that a call names; its own result, where it has been the look-up itself."""
+        owners, ids = self.router.owners, call.request.mentions
+        if self.router.ledger is not None and owners.unknown(ids):
+            await anyio.to_thread.run_sync(owners.read, ids)
+        if call.request.pinned:
+            return None
+        for id in owners.sought(ids):
+            with Search(owners, id, near=ids, blocking=False) as search:
+                if search.is_mine:
+                    found = await self._search(search, call, send)
+                    if found is not None:
+                        return found
+                else:
+                    signal = Signal()
+                    search.on_end(signal.set)
+                    await signal.wait(inf)
+        return None
+
+    async def _search(self, search: Search, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
+        """Ask the accounts in turn whether they have a resource; the result of the call, if it was asking just that."""
+        look = partial(super().request, object)
+        missed: openai.OpenAIError | None = None
+        while (by := search.next(call)) is not None:
+            is_call = by.options is call.options
+            try:
+                result = await self._run(by, send if is_call else look)
+            except openai.OpenAIError as error:
+                search.missed(error)
+                missed = error if is_call else None
+            else:
+                search.found(by)
+                return result if is_call else None
+        if missed is not None:
+            raise missed
+        return None
 
     async def _attempts(self, call: Call, attempt: Callable[[], Awaitable[Any]]) -> Any:
         call.take()
@@ -230,7 +290,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         """One attempt: wait for the lease's start, put its key on the options, send."""
         router = self.router
         if call.turn is not None:
-            await self._wait(call, call.turn)
+            await self._wait(call)
         key = call.lease.key
         secret = None
         if not router.sdk_credential:
@@ -244,12 +304,15 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         finally:
             _sdk.current_exchange.reset(token)
 
-    async def _wait(self, call: Call, turn: Turn) -> None:
+    async def _wait(self, call: Call) -> None:
         """Wait for a lease: until the time that the turn names, or until woken because something has changed."""
         clock = self.router.clock
         signal = Signal()
-        turn.wake = signal.set
-        while not call.look():
+        while (turn := call.turn) is not None:
+            turn.wake = signal.set
+            call.look()
+            if call.turn is not turn:
+                continue
             began = clock.monotonic()
             await clock.sleep(max(turn.look_at - began, 0.0), signal)
             call.waited(clock.monotonic() - began)

@@ -6,22 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
+import openai
 from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from ._sdk_sockets import routes_sockets
 from .clock import ThreadSignal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
-from .core.queue import Turn
 from .drop_in import DropIn, hide
 from .hedging import refuse_hedging
 from .keys import Key
+from .lookup import Search
+from .owners import RECORD_S
 from .retry import Call, sync_policy
 from .route import Routing, remember_route
 from .router import Router
 
 
+@routes_sockets
 class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
     """A drop-in for `OpenAI` that routes each call over a pool of keys. Safe to share between threads.
 
@@ -67,7 +71,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         project: str | None = None,
         webhook_secret: str | None = None,
         provider: _sdk.SdkProvider | None = None,
-        base_url: str | httpx2.URL | NotGiven | None = not_given,
+        base_url: str | httpx2.URL | NotGiven | None = _sdk.BASE_URL_NOT_GIVEN,
         data_residency: _sdk.DataResidency | None = None,
         websocket_base_url: str | httpx2.URL | None = None,
         timeout: float | Timeout | NotGiven | None = not_given,
@@ -132,7 +136,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         project: str | None = None,
         webhook_secret: str | None = None,
         websocket_base_url: str | httpx2.URL | None = None,
-        base_url: str | httpx2.URL | NotGiven | None = not_given,
+        base_url: str | httpx2.URL | NotGiven | None = _sdk.BASE_URL_NOT_GIVEN,
         data_residency: _sdk.DataResidency | None = None,
         timeout: float | Timeout | NotGiven | None = not_given,
         http_client: httpx2.Client | None = None,
@@ -189,9 +193,25 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         """Send one request, on as many keys in turn as it takes."""
         if not _sdk.is_routed(self, options):
             return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        walk = self._first_walk(cast_to, options)
+        if walk is not None:
+            cast_to, options = walk.start(cast_to)
+            with walk.pinned():
+                return self.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         send = partial(super().request, cast_to, stream=stream, stream_cls=stream_cls)
         call = self._new_call(options, stream=stream)
         refuse_hedging(call)
+        if call.request.mentions:
+            found = self._find_owners(call, send)
+            if found is not None:
+                return found
+        result = self._run(call, send)
+        if call.lasts and self.router.ledger is not None:
+            self.router.ledger.flush(RECORD_S)
+        return result
+
+    def _run(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
+        """Make one call, and tie its route to what comes of it."""
         try:
             result = self._attempts(call, partial(self._attempt, call, send))
         except BaseException as error:
@@ -202,6 +222,41 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             remember_route(result, call.trace)
             return result
         raise raised  # outside of the `except`, so that it does not keep the unmasked error as its context
+
+    def _find_owners(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
+        """Find out whose the resources are that a call names; its own result, where it has been the look-up itself."""
+        owners, ids = self.router.owners, call.request.mentions
+        if self.router.ledger is not None and owners.unknown(ids):
+            owners.read(ids)
+        if call.request.pinned:
+            return None
+        for id in owners.sought(ids):
+            with Search(owners, id, near=ids, blocking=True) as search:
+                if search.is_mine:
+                    found = self._search(search, call, send)
+                    if found is not None:
+                        return found
+                else:
+                    search.over.result()
+        return None
+
+    def _search(self, search: Search, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
+        """Ask the accounts in turn whether they have a resource; the result of the call, if it was asking just that."""
+        look = partial(super().request, object)
+        missed: openai.OpenAIError | None = None
+        while (by := search.next(call)) is not None:
+            is_call = by.options is call.options
+            try:
+                result = self._run(by, send if is_call else look)
+            except openai.OpenAIError as error:
+                search.missed(error)
+                missed = error if is_call else None
+            else:
+                search.found(by)
+                return result if is_call else None
+        if missed is not None:
+            raise missed
+        return None
 
     def _attempts(self, call: Call, attempt: Callable[[], Any]) -> Any:
         call.take()
@@ -218,7 +273,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         """One attempt: wait for the lease's start, put its key on the options, send."""
         router = self.router
         if call.turn is not None:
-            self._wait(call, call.turn)
+            self._wait(call)
         key = call.lease.key
         secret = None
         if not router.sdk_credential:
@@ -230,12 +285,15 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         finally:
             _sdk.current_exchange.reset(token)
 
-    def _wait(self, call: Call, turn: Turn) -> None:
+    def _wait(self, call: Call) -> None:
         """Wait for a lease: until the time that the turn names, or until woken because something has changed."""
         clock = self.router.clock
         signal = ThreadSignal()
-        turn.wake = signal.set
-        while not call.look():
+        while (turn := call.turn) is not None:
+            turn.wake = signal.set
+            call.look()
+            if call.turn is not turn:
+                continue
             began = clock.monotonic()
             clock.sleep_sync(max(turn.look_at - began, 0.0), signal)
             call.waited(clock.monotonic() - began)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import anyio
+from anyio.lowlevel import current_token
 
 
 class Signal:
@@ -15,12 +18,10 @@ class Signal:
 
     def __init__(self) -> None:
         self._event = anyio.Event()
-        try:
-            self._soon = asyncio.get_running_loop().call_soon_threadsafe
-        except RuntimeError:
-            from trio.lowlevel import current_trio_token
-
-            self._soon = current_trio_token().run_sync_soon
+        loop: Any = current_token().native_token
+        self._soon: Callable[[Callable[[], None]], object] = (
+            loop.call_soon_threadsafe if isinstance(loop, AbstractEventLoop) else loop.run_sync_soon
+        )
 
     def set(self) -> None:
         """Wake it; once it is gone, nothing."""

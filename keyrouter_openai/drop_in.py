@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, NoReturn, Self, SupportsIndex, cast
 
 from pydantic import SecretStr
 
 from . import _sdk
 from .config import LedgerArgument, Unset, build_router
 from .core.objectives import Objective
+from .core.resources import carried
 from .errors import ConfigError
+from .exchange import abandon_all
 from .keys import Key
-from .ledger import Ledger
-from .options import describe
+from .ledger import Ledger, before_exit
+from .options import body_of, describe, mentions
+from .pages import Walk, first_walk, is_list
 from .retry import Call
-from .route import HedgeAfter, Routing, current_routing
+from .route import ALL_ACCOUNTS, HedgeAfter, Routing, current_routing
 from .router import Router
 
 
@@ -55,7 +57,8 @@ class DropIn:
             tags: recorded with each attempt in the ledger. Two of them mean something: calls of one `tenant` share
                 capacity as one, and those of `priority` `batch` go after all others.
             key: the name of the only key that may serve.
-            account: the name of the only account whose keys may serve.
+            account: the name of the only account whose keys may serve. For lists of what accounts keep, such as
+                `files.list()`, "*" is all of them: their pages come one account after another.
             max_wait: seconds that one call may wait for capacity in all.
             max_attempts: most attempts of one call.
             objective: how to rank accounts that can serve, in place of the client's.
@@ -65,11 +68,33 @@ class DropIn:
         clone._wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after).over(self._wishes)
         return clone
 
+    def __copy__(self) -> Self:
+        return cast("Self", cast("Any", self).copy())
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} can be neither pickled nor deep-copied, as it holds connections and secrets: "
+            "make one in each process (they share what the ledger knows), or take client.copy()"
+        )
+
+    def _first_walk(self, cast_to: object, options: _sdk.Options) -> Walk | None:
+        """Where the pages start that a call asks for, if they show what one account of several has."""
+        if not is_list(cast_to, options):
+            return None
+        return first_walk(self.router, current_routing().over(self._wishes), options)
+
     def _new_call(self, options: _sdk.Options, *, stream: bool) -> Call:
         wishes = current_routing().over(self._wishes)
         if wishes.key is not None or wishes.account is not None:
+            if wishes.account == ALL_ACCOUNTS:
+                raise ConfigError(
+                    f"account={ALL_ACCOUNTS!r} walks the lists of what accounts keep, such as files.list(): "
+                    "name one account for other calls, or none"
+                )
             self.router.check_wishes(wishes.key, wishes.account)
-        request = describe(options, wishes, id=os.urandom(8).hex(), stream=stream)
+        request = describe(options, wishes, id=self.router.new_id(), stream=stream)
+        if self.router.owners.matter and (ids := mentions(options)):
+            request = request._replace(mentions=ids, carried=carried(body_of(options)))
         return Call(cast("_sdk.Client", self), self.router, options, request, wishes)
 
     def _routing_arguments(
@@ -109,3 +134,6 @@ def hide(keys: Sequence[Key | str] | None) -> list[Key | SecretStr] | None:
         del keys, given
         raise ConfigError("keys= takes a list of Key(...) and secrets, such as keys=['sk-...']")
     return None if keys is None else [SecretStr(key) if isinstance(key, str) else key for key in keys]
+
+
+before_exit(abandon_all)

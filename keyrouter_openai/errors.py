@@ -5,6 +5,7 @@ openai.OpenAIError
     ConfigError        an argument, setting or stored key is wrong; nothing was changed
     VaultError         a secret could not be read or written; the text says what to do
     MissingExtra       an optional package is needed; the text has the exact `pip install`
+    OwnerError         the call names what no single account has; nothing was sent
     NoKeyAvailable     no key can serve now; also an `openai.RateLimitError`
 """
 
@@ -30,6 +31,13 @@ class VaultError(KeyRouterError):
 
 class MissingExtra(KeyRouterError, ImportError):
     """An optional package is not installed. The text holds the exact command that installs it."""
+
+
+class OwnerError(KeyRouterError):
+    """No single account can serve a call: what it names belongs to several, or to another than the one asked for.
+
+    The text names ids and accounts and says what to do. Nothing was sent.
+    """
 
 
 class NoKeyAvailable(KeyRouterError, openai.RateLimitError):

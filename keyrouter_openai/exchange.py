@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from weakref import WeakSet
 
 from pydantic import SecretStr
 
 from .core.body import find_model, find_usage
 from .core.limits import read_limits
 from .core.model import Failure, Fault, Outcome, Reading, Usage
+from .core.resources import is_shown_by_use, shown
 from .lease import Lease
 from .route import RouteAttempt, Trace, annotate
 from .router import Router
@@ -20,6 +22,7 @@ class Exchange:
     """What is known of an attempt while it runs, and the one place that settles it."""
 
     __slots__ = (
+        "__weakref__",
         "_heard",
         "_organization",
         "_project",
@@ -37,6 +40,7 @@ class Exchange:
         "first_byte_s",
         "hold",
         "lease",
+        "shows",
         "status",
     )
 
@@ -50,6 +54,7 @@ class Exchange:
         asked_usage: bool,
         hold: bool,
         choices: int,
+        shows: bool,
     ) -> None:
         self.lease = lease
         self._secret = secret
@@ -59,6 +64,8 @@ class Exchange:
         """Start-up events of this stream may be held back."""
         self.choices = choices
         """How many choices the stream of a chat will bring."""
+        self.shows = shows
+        """The answer shows resources of the account that gives it."""
         self.status: int | None = None
         self._readings: Sequence[Reading] = ()
         self._heard = False
@@ -75,6 +82,7 @@ class Exchange:
         self._project: str | None = None
         self._request_id: str | None = None
         trace.key, trace.account, trace.provider = lease.key.name, lease.account.name, lease.key.provider
+        _under_way.add(self)
         router.started(lease)
 
     @property
@@ -121,6 +129,12 @@ class Exchange:
     def succeed(self, body: bytes) -> None:
         """The whole answer is here."""
         self._settle(Fault.NONE, usage=find_usage(body), model=find_model(body))
+        if self.shows:
+            self.show(body)
+
+    def show(self, answer: object) -> None:
+        """Learn whose the resources are that the answer shows: its bytes, or JSON that came with a stream."""
+        self._router.owners.learn(shown(self.lease.request.endpoint, answer), self.lease.state)
 
     def opened(self) -> None:
         """A stream has brought its first content."""
@@ -164,6 +178,7 @@ class Exchange:
         if self._settled:
             return
         self._settled = True
+        _under_way.discard(self)
         lease, trace = self.lease, self._trace
         seconds = self._router.clock.monotonic() - self._started
         outcome = Outcome(
@@ -188,7 +203,18 @@ class Exchange:
             project=self._project,
         )
         self._router.settle(lease, outcome, started_at=self._started_at, waited_s=self._waited_s)
+        if fault is Fault.NONE and lease.request.mentions:
+            self._router.owners.learn(filter(is_shown_by_use, lease.request.mentions), lease.state)
         trace.account, trace.usage = lease.state.account.name, usage
         trace.attempts.append(
             RouteAttempt(lease.key.name, lease.state.account.name, fault, self.status, outcome.detail, seconds)
         )
+
+
+_under_way: WeakSet[Exchange] = WeakSet()
+
+
+def abandon_all() -> None:
+    """The process ends: settle what is under way in its threads, and the streams that were left open."""
+    for exchange in list(_under_way):
+        exchange.fail(Failure(Fault.ABANDONED, exchange.status or 0, detail="exit"))

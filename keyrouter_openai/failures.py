@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .router import Router
 
 
+_LOCAL = ("PoolTimeout", "RuntimeError")
+"""Causes that lie in this process: no connection is free, or it belongs to an event loop that has ended."""
+
+
 def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
     """What the exception of an attempt means, or None if nothing of it ever left this process."""
     if isinstance(error, openai.APIStatusError):
@@ -32,11 +36,9 @@ def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
         return exchange.classify(error.status_code, response.headers, _content_of(response))
     if isinstance(error, openai.APIConnectionError):
         cause = type(error.__cause__).__name__ if error.__cause__ is not None else "StreamCut"
-        return Failure(Fault.LOCAL if cause == "PoolTimeout" else Fault.NETWORK, 0, detail=cause)
+        return Failure(Fault.LOCAL if cause in _LOCAL else Fault.NETWORK, 0, detail=cause)
     if not isinstance(error, Exception):  # cancelled, interrupted, closed
         return Failure(Fault.ABANDONED, exchange.status or 0, detail=type(error).__name__)
-    if type(error).__module__.startswith("aiohttp"):  # the SDK's aiohttp transport lets some through as they are
-        return Failure(Fault.NETWORK, 0, detail=type(error).__name__)
     return None
 
 

@@ -248,7 +248,9 @@ class Key(_Declared):
     @pydantic.field_validator("organization", "project", "account")
     @classmethod
     def _label(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
-        if value is not None and (not value.isprintable() or not value.strip() or value.startswith("key:")):
+        if value is not None and (
+            not value.isprintable() or not value.strip() or value.startswith("key:") or value == "*"
+        ):
             raise ValueError(f"{info.field_name} {value!r} is not usable: give it as the provider shows it")
         if value is not None and info.field_name != "account" and not value.isascii():
             raise ValueError(f"{info.field_name} {value!r} cannot be sent in an HTTP header: give the id, not the name")

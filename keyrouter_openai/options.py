@@ -13,6 +13,7 @@ from openai import NotGiven, Omit
 from ._sdk import Client, Options
 from .core.body import estimate
 from .core.model import Estimate, RouteRequest
+from .core.resources import mentioned
 from .errors import ConfigError
 from .keys import Key
 from .prefix import may_be_cached, prefixes
@@ -83,6 +84,19 @@ def endpoint_of(url: str) -> str:
     return "/".join("{id}" if part and _ID_SEGMENT.fullmatch(part) else part for part in parts)
 
 
+def mentions(options: Options) -> tuple[str, ...]:
+    """The ids that a call names of resources which belong to an account."""
+    body = cast("object", options.json_data)  # pyright: ignore[reportUnknownMemberType]
+    return mentioned(options.url, options.params, [options.extra_json, body] if options.extra_json else body)
+
+
+def body_of(options: Options) -> Mapping[str, object]:
+    """The fields of the body as it will be sent; empty where it has none."""
+    body = cast("object", options.json_data)  # pyright: ignore[reportUnknownMemberType]
+    fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else _EMPTY
+    return {**fields, **options.extra_json} if options.extra_json else fields
+
+
 def is_background(options: Options) -> bool:
     """Whether the call starts work that goes on at the provider, and so must not be started twice."""
     body = options.json_data
@@ -113,19 +127,17 @@ def prepare(
     Raises:
         ConfigError: the call names an absolute URL on another host than the key's provider.
     """
-    attempt = options.model_copy()
-    attempt.max_retries = 0
-    attempt.idempotency_key = idempotency_key
     given = cast("Mapping[str, Any]", {} if isinstance(options.headers, NotGiven) else options.headers)
     names = {name.lower() for name in given}
     headers: dict[str, Any] = {}
-    base = _base_url(client, key)
+    base, url = _base_url(client, key), options.url
+    if _is_absolute(url):
+        if base is not None or secret is not None:
+            _check_origin(url, base or str(client.base_url), key)
+    elif base is not None:
+        url = f"{base}/{url.lstrip('/')}"
     if base is not None:
-        _check_origin(options.url, base, key)
-        attempt.url = options.url if _is_absolute(options.url) else f"{base}/{options.url.lstrip('/')}"
         headers["OpenAI-Organization"] = headers["OpenAI-Project"] = Omit()
-    elif secret is not None:
-        _check_origin(options.url, str(client.base_url), key)
     if key.organization is not None:
         headers["OpenAI-Organization"] = key.organization
     if key.project is not None:
@@ -135,7 +147,8 @@ def prepare(
     headers = {name: value for name, value in headers.items() if name.lower() not in names}
     if secret is not None:
         headers["Authorization"] = Header(f"Bearer {secret.get_secret_value()}")
-    attempt.headers = {**headers, **given}
+    changes = {"max_retries": 0, "idempotency_key": idempotency_key, "url": url, "headers": {**headers, **given}}
+    attempt = options.model_copy(update=changes)
     return attempt, _shape_body(attempt, key, ask_usage=ask_usage)
 
 
@@ -151,7 +164,7 @@ def _is_absolute(url: str) -> bool:
 
 
 def _check_origin(url: str, base: str, key: Key) -> None:
-    if _is_absolute(url) and urlsplit(url)[:2] != urlsplit(base)[:2]:
+    if urlsplit(url)[:2] != urlsplit(base)[:2]:
         raise ConfigError(
             f"key {key.name!r} belongs to {urlsplit(base).netloc} and is not sent to {urlsplit(url).netloc}: "
             "use a path, or give the call its own Authorization header"

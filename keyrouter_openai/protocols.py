@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
 from .clock import Signal, ThreadSignal
-from .core.memory import Learned
+from .core.memory import Learned, LearnedOwner
 from .core.model import Attempt
 from .events import Event
 
@@ -59,7 +59,11 @@ class Recorder(Protocol):
         ...
 
     def recall(self, pool: str) -> tuple[Learned, ...]:
-        """What was learned of a pool, accounts first; may block while it is read."""
+        """What was learned of a pool but for owners, accounts first; may block while it is read."""
+        ...
+
+    def owners(self, pool: str, ids: Iterable[str]) -> Mapping[str, LearnedOwner]:
+        """Whose these resources are, as far as that was learned, by id; may block while it is read."""
         ...
 
     def flush(self, timeout: float = 5.0) -> bool: ...

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from copy import copy
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,14 @@ import openai
 from . import _sdk, failures
 from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
+from .core.resources import lasts, reading_path, shows
 from .core.select import History, Refusal
 from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
 from .lease import Lease
-from .options import choices, is_background, prepare
+from .options import body_of, choices, describe, is_background, prepare
+from .owners import Place
 from .route import Routing, Trace, annotate
 from .router import Router
 
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
     from tenacity import AsyncRetrying, RetryCallState, Retrying
 
+LEANING_WAIT = 5.0
+"""Seconds that a call waits for the account which it would rather have, but can do without."""
 DEFAULT_MAX_WAIT = 60.0
 """Seconds that one call may wait for capacity in all, unless the caller says otherwise."""
 
@@ -67,9 +72,15 @@ class Call:
         self.turn: Turn | None = None
         """The place in the queue, while the call waits for its next lease."""
         self._lease: Lease | None = None
+        self._asked = request
         self._client = client
         self._idempotency_key = _sdk.idempotency_key(client, options)
         self._wishes = wishes
+        fields = body_of(options)
+        self.shows = router.owners.matter and shows(request.endpoint, fields)
+        """Whether its answer shows resources that belong to the account which serves it."""
+        self.lasts = self.shows and not request.stream and lasts(options.method, request.endpoint, fields)
+        """Whether their owner must be on record before the caller gets them."""
         self._history = History()
         self._exchange: Exchange | None = None
         self._replay: _sdk.BodyReplay | None = None
@@ -88,28 +99,35 @@ class Call:
 
         Raises:
             NoKeyAvailable: no key can serve in time and nothing was sent; else the last attempt's own error.
+            OwnerError: no single account has all that the call names; nothing was sent.
         """
+        if self._asked.mentions:
+            self.request = self.router.owners.pin(self._asked)  # again each time: accounts get other names
+        patience = min(self._patience(), LEANING_WAIT) if self._leans else self._patience()
         self._exchange = None
         self._lease = None
         self.turn = None
-        taken = self.router.acquire(self.request, self._history, number=self._sent + 1, max_wait=self._patience())
+        taken = self.router.acquire(self.request, self._history, number=self._sent + 1, max_wait=patience)
         if isinstance(taken, Turn):
             self.turn = taken
         else:
             self.granted(taken)
 
-    def look(self) -> bool:
-        """Whether the turn that was waited for has brought a lease. Raises as `take` does."""
+    def look(self) -> None:
+        """Take what the turn that is waited for has brought: a lease, or another turn. Raises as `take` does."""
         assert self.turn is not None, "take() comes first"
         taken = self.router.look(self.turn)
-        if taken is None:
-            return False
-        self.turn = None
-        self.granted(taken)
-        return True
+        if taken is not None:
+            self.turn = None
+            self.granted(taken)
 
     def granted(self, taken: Lease | Refusal) -> None:
         """Go on with a lease, or give up."""
+        if isinstance(taken, Refusal) and self._leans:
+            needed = tuple(id for id in self._asked.mentions if id not in self._asked.carried)
+            self.request = self._asked = self._asked._replace(mentions=needed, carried=frozenset())
+            self.take()
+            return
         if isinstance(taken, Refusal):
             refused = failures.no_key_available(self._client, self.router, self.request, taken)
             if self._error is None:
@@ -129,7 +147,7 @@ class Call:
             return 0.0
         if POLICIES[failure.fault].verdict is Verdict.WAIT and failure.wait is not None:
             return 0.0  # its breaker knows until when
-        if failure.fault is Fault.NETWORK and self.router.accounts_for(self.request) > len(self._history.tried):
+        if failure.fault is Fault.NETWORK and self._accounts() > len(self._history.tried):
             return 0.0
         return max(backoff(self._sent, self.router.rng), min(failure.wait or 0.0, BACKOFF_CAP))
 
@@ -139,7 +157,7 @@ class Call:
             return self._sent >= self._wishes.max_attempts
         if self.router.is_single:
             return self._sent > self.max_retries
-        return self._sent - self._free >= max(self.router.accounts_for(self.request), self.max_retries + 1)
+        return self._sent - self._free >= max(self._accounts(), self.max_retries + 1)
 
     @property
     def lease(self) -> Lease:
@@ -168,7 +186,14 @@ class Call:
         # A start that is held back buys nothing where no other key could take over, or must not.
         hold = not self.router.is_single and not is_background(prepared)
         self._exchange = Exchange(
-            self.router, lease, self.trace, secret, asked_usage=asked_usage, hold=hold, choices=choices(prepared)
+            self.router,
+            lease,
+            self.trace,
+            secret,
+            asked_usage=asked_usage,
+            hold=hold,
+            choices=choices(prepared),
+            shows=self.shows,
         )
         return prepared, self._exchange
 
@@ -214,6 +239,24 @@ class Call:
         annotate(sealed, self.trace)
         return sealed
 
+    # -- whose it is
+
+    def looking_up(self, id: str, place: Place, *, patient: bool) -> Call:
+        """The call that asks for one resource in one place: this one, if that is what it does, or one of its own.
+
+        It waits for capacity only if it is `patient`.
+        """
+        options, path = self.options, reading_path(id)
+        assert path is not None, "only what can be read is looked up"
+        if (options.method.lower(), options.url) != ("get", path):
+            options = _sdk.Options.construct(method="get", url=path)
+            options.timeout = self.options.timeout
+        wait = self._wishes.max_wait if patient else 0.0
+        wishes = replace(self._wishes, key=place.key, account=place.account, max_wait=wait, hedge_after=None)
+        stream = self.request.stream and options is self.options
+        request = describe(options, wishes, id=self.router.new_id(), stream=stream)
+        return Call(self._client, self.router, options, request, wishes)
+
     # -- a second attempt beside the first (see `hedging`)
 
     @property
@@ -255,6 +298,15 @@ class Call:
         self.trace, self._lease, self._exchange, self._replay = twin.trace, twin._lease, twin._exchange, twin._replay
 
     # -- judgement
+
+    @property
+    def _leans(self) -> bool:
+        """Whether this call goes to the owner of what it brings along, and need not."""
+        return self.request.owned is not None and self.request.owned in self._asked.carried
+
+    def _accounts(self) -> int:
+        """How many accounts might serve this call at some time."""
+        return self.router.accounts_for(self._asked if self._leans else self.request)
 
     def _not_sent(self, lease: Lease, error: BaseException) -> bool:
         if not isinstance(error, VaultError):

@@ -15,6 +15,9 @@ from .core.objectives import Objective, find_objective
 from .core.verdict import POLICIES
 from .errors import ConfigError
 
+ALL_ACCOUNTS = "*"
+"""In place of an account's name: all of them, one after another; for lists alone."""
+
 HedgeAfter = float | Literal["p95"]
 """Seconds, or the 95th percentile of the time to an answer's headers for the model."""
 
@@ -53,6 +56,8 @@ class Routing:
 
     def over(self, base: Routing) -> Routing:
         """These wishes where they are given, and else those of `base`; tags are merged."""
+        if self is NO_WISHES:
+            return base
         return Routing(
             tags={**(base.tags or {}), **(self.tags or {})} or None,
             key=base.key if self.key is None else self.key,
@@ -108,7 +113,8 @@ def routing(
         tags: recorded with each attempt in the ledger. Two of them mean something: calls of one `tenant` share
             capacity as one, and those of `priority` `batch` go after all others.
         key: the name of the only key that may serve.
-        account: the name of the only account whose keys may serve.
+        account: the name of the only account whose keys may serve. For lists of what accounts keep, such as
+            `files.list()`, "*" is all of them: their pages come one account after another.
         max_wait: seconds that one call may wait for capacity in all.
         max_attempts: most attempts of one call.
         objective: how to rank accounts that can serve, in place of the client's.

@@ -32,6 +32,7 @@ from .events import AccountLearned, Event, LedgerTrouble, NoKey
 from .keys import Key
 from .learning import Learner
 from .lease import Lease, attempt_ended, attempt_of, attempt_started
+from .owners import Owners
 from .pool import Pool
 from .protocols import Clock, EventSink, Recorder, Vault
 from .route import check_objective, check_weights
@@ -87,13 +88,9 @@ class Router:
         self._sinks: list[EventSink] = []
         self._begin()
         self._pool = Pool(self.rng)
-        self._allocator = Allocator(
-            self._pool,
-            objective=check_objective(objective),
-            weights=check_weights(tenant_weights),
-            clock=clock,
-            rng=self.rng,
-        )
+        self.owners = Owners(pool, self._pool, ledger, clock)
+        ranking, weights = check_objective(objective), check_weights(tenant_weights)
+        self._allocator = Allocator(self._pool, objective=ranking, weights=weights, clock=clock, rng=self.rng)
         self._learner = Learner(pool, self._pool, clock, self.rng)
         self.reload(keys)
         if ledger is not None and ledger.on_trouble is None:
@@ -102,6 +99,7 @@ class Router:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._ids = Random()
         self._returns: deque[Callable[[], list[Event] | None]] = deque()
         """Leases on their way back; see `_take_back`."""
 
@@ -168,6 +166,10 @@ class Router:
         self._sinks.append(callback)
 
     # -- leases
+
+    def new_id(self) -> str:
+        """An id for a call, which no other process makes either."""
+        return f"{self._ids.getrandbits(64):016x}"
 
     def acquire(
         self, request: RouteRequest, history: History, *, number: int, max_wait: float
@@ -380,6 +382,7 @@ class Router:
         self._begin()
         self.rng.seed()
         self._allocator.forget_leases()
+        self.owners.forget_searches()
         if self._vault is not None:
             self._vault_secrets = SecretLoader(self._vault, self.pool)
 

@@ -18,6 +18,7 @@ import pytest
 import drift
 import goodput
 import outage
+import ownership
 import traces
 from contestants import CONTESTANTS, Scenario, made_up_calls, optimum, run
 from keyrouter_openai.testing import SimAccount
@@ -61,6 +62,14 @@ def test_drift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 def test_outage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(outage.main, monkeypatch, capsys)
     assert shown.count("500") >= len(CONTESTANTS)
+
+
+def test_ownership(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, known, unknown = printed(ownership.main, monkeypatch, capsys).splitlines()
+    assert [int(number) for number in known.split()[-7:]] == [50, 50, 0, 0, 0, 0, 0]
+    calls, ok, missing, failed, looked_up, _, twice = (int(number) for number in unknown.split()[-7:])
+    assert (calls, ok, missing, failed, twice) == (50, 50, 0, 0, 0)
+    assert looked_up
 
 
 def test_traces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 
 import keyrouter_openai
 from keyrouter_openai import ConfigError, Key, RoutedOpenAI, Router, SyncRoutedOpenAI, route_of, routing
+from keyrouter_openai._sdk import httpx2
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
 from .support import ECHO, MESSAGES

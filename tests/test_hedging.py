@@ -159,7 +159,7 @@ async def test_where_both_fail_the_call_goes_on_as_ever(pool: Pool) -> None:
 async def test_a_retry_is_hedged_if_the_first_attempt_was_not(pool: Pool) -> None:
     pool.sim.fail("server_error", times=1)
     pool.sim.fail("hang", times=1)
-    text, _ = await pool.ask()
+    text, _ = await pool.ask(hedge_after=LATE)
     assert text == ECHO
     assert [outcome for outcome, _ in pool.outcomes()] == ["abandoned", "ok", "server_error"]
 
@@ -237,7 +237,7 @@ ONCE: list[Call] = [
     lambda c: c.responses.create(model="gpt-4o", input="Hi", store=False, previous_response_id="resp_1"),
     lambda c: c.responses.create(model="gpt-4o", input="Hi", store=False, tools=[{"type": "web_search"}]),
     lambda c: c.files.create(file=b"{}", purpose="batch"),
-    lambda c: c.files.list(),
+    lambda c: c.vector_stores.create(name="notes"),
 ]
 
 

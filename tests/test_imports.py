@@ -19,11 +19,14 @@ HOME = Path(keyrouter_openai.__file__).parent
 
 LAYERS = (
     ("core",),
-    ("errors", "providers", "keys"),
+    ("errors", "providers", "sdk_versions", "keys"),
     ("events", "protocols", "clock", "pool", "status", "route"),
     ("vaults", "sinks", "ledger"),
-    ("lease", "learning", "allocate", "router"),
-    ("exchange", "bodies", "_sdk", "failures", "prefix", "options", "hedging", "retry", "config", "drop_in"),
+    ("lease", "learning", "allocate", "owners", "router"),
+    (
+        *("exchange", "bodies", "_sdk", "_sdk_sockets", "failures", "prefix", "options", "hedging", "retry", "lookup"),
+        *("config", "pages", "sockets", "drop_in"),
+    ),
     ("client", "client_sync"),
     ("testing",),
     ("cli",),

@@ -17,6 +17,7 @@ from keyrouter_openai.client_sync import SyncRoutedOpenAI
 from keyrouter_openai.errors import ConfigError, VaultError
 from keyrouter_openai.ledger import check_path, default_path
 from keyrouter_openai.router import Router
+from keyrouter_openai.sdk_versions import TESTED, is_tested
 from keyrouter_openai.vaults.keyring import KeyringVault
 from keyrouter_openai.vaults.loader import SecretLoader
 
@@ -24,7 +25,6 @@ from .keystore import PATIENCE_S, Keystore, ask_within, open_keystore
 from .output import json_option
 from .probe import is_overridden
 
-_TESTED_SDK_MAJOR = "3"
 _VARIABLES = (
     *("KEYROUTER_DB", "KEYROUTER_POOL", "KEYROUTER_VAULT", "KEYROUTER_VAULT_PASSPHRASE", "KEYROUTER_VAULT_KEYFILE"),
     *("OPENAI_API_KEY", "OPENAI_API_KEYS", "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"),
@@ -92,10 +92,9 @@ def _examine() -> Iterator[Check]:
 
 
 def _sdk() -> Check:
-    if openai.__version__.split(".")[0] == _TESTED_SDK_MAJOR:
+    if is_tested(openai.__version__):
         return Check("openai", "ok", openai.__version__)
-    wanted = f"pip install 'openai=={_TESTED_SDK_MAJOR}.*'"
-    return Check("openai", "warn", f"{openai.__version__} is of a major version that was not tested: {wanted}")
+    return Check("openai", "warn", f"{openai.__version__} was not tested: pip install '{TESTED}'")
 
 
 def _environment() -> Check:

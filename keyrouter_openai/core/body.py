@@ -54,7 +54,7 @@ def read_usage(usage: Mapping[str, Any]) -> Usage | None:
     if not isinstance(prompt, int) and not isinstance(completion, int):
         return None
     before = _details(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    after = _details(usage, "completion_tokens_details", "output_tokens_details")
+    after = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
     cached = _count(before, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
     return Usage(
         prompt=_count(usage, "prompt_tokens", "input_tokens"),

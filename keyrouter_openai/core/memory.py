@@ -51,4 +51,22 @@ class LearnedAccount:
         return (self.key,)
 
 
-Learned = LearnedLimit | LearnedAccount
+@dataclass(frozen=True, slots=True)
+class LearnedOwner:
+    """The account that a resource of the provider's belongs to, such as a file or a stored response."""
+
+    id: str
+    """As the provider gave it, such as `file-abc123`."""
+    key: str
+    """The key that showed it. Its account may come to have another name; what it owns stays with it."""
+    account: str
+    at: float
+    """Wall-clock time, seconds since the epoch."""
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """What this is about: a later value with the same subject replaces it."""
+        return "owner", self.id
+
+
+Learned = LearnedLimit | LearnedAccount | LearnedOwner

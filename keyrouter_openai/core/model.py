@@ -6,7 +6,7 @@ Nothing here does I/O, reads a clock or knows the SDK.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -130,8 +130,7 @@ class Failure:
     """The model whose limit this model shares, where the answer names it (`for limit gpt-4.1`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One row of the ledger: one HTTP exchange with a provider. Never a secret, never prompt or answer text."""
 
     at: float
@@ -165,7 +164,7 @@ class Attempt:
     waited_s: float = 0.0
     """Seconds the call had waited for capacity before this attempt."""
     provider_request_id: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    tags: Mapping[str, str] = MappingProxyType({})
 
 
 class RouteRequest(NamedTuple):
@@ -191,10 +190,16 @@ class RouteRequest(NamedTuple):
     """Only this key may serve the call."""
     account: str | None = None
     """Only keys of this account may serve the call."""
+    mentions: tuple[str, ...] = ()
+    """Ids that it names of resources which belong to an account."""
+    carried: frozenset[str] = frozenset()
+    """Those of these that it can do without: their owner is asked first, and then others."""
+    owned: str | None = None
+    """The one of these whose owner `account` is; None where the caller has named the account, or nobody."""
 
     @property
     def pinned(self) -> bool:
-        """Whether the caller has said who may serve."""
+        """Whether it is settled who may serve."""
         return self.key is not None or self.account is not None
 
 

@@ -65,7 +65,7 @@ def mismatch(key: KeyState, request: RouteRequest) -> str | None:
     if request.key is not None and request.key != key.name:
         return "not the key asked for"
     if request.account is not None and request.account != key.account.name:
-        return "not of the account asked for"
+        return f"not of the account that {f'owns {request.owned}' if request.owned else 'was asked for'}"
     if not key.serves(request.model):
         return "its models do not include the one asked for"
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, cast
 
@@ -29,6 +29,8 @@ class Phase(Enum):
 
 _TAIL = 16 * 1024
 """Bytes kept of a body that is passed on unread: providers put the usage at the end."""
+_MOST_SHOWN = 1024 * 1024
+"""Bytes of the longest body that is kept for what it shows."""
 
 _LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines(): JSON may hold other separators raw, such as U+2028
 _BLOCK_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -76,6 +78,7 @@ class StreamWatch:
         hide_usage: take out the chunk that holds nothing but usage.
         hold: hold back the start-up events; False where a second attempt must never be made.
         choices: how many choices were asked for: the stream of a chat ends when all of them have finished.
+        show: gets what events show of a stored response or completion, as soon as they come.
     """
 
     __slots__ = (
@@ -85,6 +88,7 @@ class StreamWatch:
         "_held",
         "_hide_usage",
         "_known",
+        "_show",
         "_wants_end",
         "events",
         "failure",
@@ -93,7 +97,14 @@ class StreamWatch:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool, hold: bool = True, choices: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        hide_usage: bool,
+        hold: bool = True,
+        choices: int = 1,
+        show: Callable[[object], None] | None = None,
+    ) -> None:
         self.phase = Phase.STARTING if hold else Phase.FLOWING
         self.failure: bytes = b""
         """The data of the error event, or the whole body where it was no event stream."""
@@ -109,6 +120,7 @@ class StreamWatch:
         self._wants_end = False
         self._choices = choices
         self._finished: set[object] = set()
+        self._show = show
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; return what may be passed on now, possibly nothing."""
@@ -156,6 +168,7 @@ class StreamWatch:
         return self._take_fields(block, fields)
 
     def _take_fields(self, block: bytes, fields: Mapping[str, Any]) -> bytes:
+        self._tell(fields)
         self._known = True
         if self.model is None:
             self.model = find_model(block)
@@ -179,6 +192,11 @@ class StreamWatch:
         if isinstance(kind, str) and kind.startswith("response."):
             self._wants_end = True
         return self._let_through(block, content=kind not in _STARTUP_TYPES)
+
+    def _tell(self, fields: Mapping[str, Any]) -> None:
+        """Pass on the response of an event, or the first chunk of a completion: the others show the same."""
+        if self._show is not None and ("response" in fields or ("choices" in fields and not self._known)):
+            self._show(fields.get("response", fields))
 
     def _let_through(self, block: bytes, *, content: bool) -> bytes:
         if self.phase is not Phase.STARTING:
@@ -213,22 +231,30 @@ class StreamWatch:
 
 
 class BodyWatch:
-    """Watches a body that is no event stream: all of it is passed on, and its end tells what it used."""
+    """Watches a body that is no event stream: all of it is passed on, and its end tells what it used.
 
-    __slots__ = ("_tail", "events", "failure", "model", "phase", "usage")
+    Args:
+        show: gets the body at its end, unless it is longer than `_MOST_SHOWN`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_body", "_show", "_tail", "events", "failure", "model", "phase", "usage")
+
+    def __init__(self, show: Callable[[object], None] | None = None) -> None:
         self.phase = Phase.FLOWING
         self.failure: bytes = b""
         self.usage: Usage | None = None
         self.model: str | None = None
         self.events = 0
         self._tail = b""
+        self._show = show
+        self._body = b""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes and return them."""
         if not self._tail:
             self.model = find_model(data)
+        if self._show is not None and len(self._body) <= _MOST_SHOWN:
+            self._body += data
         self._tail = (self._tail + data)[-_TAIL:]
         return data
 
@@ -236,6 +262,8 @@ class BodyWatch:
         """The body has ended."""
         self.usage = find_usage(self._tail)
         self.phase = Phase.COMPLETE
+        if self._show is not None and len(self._body) <= _MOST_SHOWN:
+            self._show(self._body)
         return b""
 
 

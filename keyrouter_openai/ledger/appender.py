@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import RLock
 from weakref import WeakSet
 
-from keyrouter_openai.core.memory import Learned
+from keyrouter_openai.core.memory import Learned, LearnedOwner
 from keyrouter_openai.core.model import Attempt
 
-from . import memory
+from . import memory, owners
 from .database import open_to_write
 from .schema import INSERT_ATTEMPT, attempt_row, storable
 
@@ -29,6 +29,8 @@ class Appender:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
+        self._unswept = owners.SWEEP_EVERY
+        """Owners written since there was last a look for those that are too many; the first finds what others left."""
         _appenders.add(self)
 
     def append(self, attempts: Sequence[Attempt], learned: Sequence[tuple[str, Learned]]) -> None:
@@ -36,7 +38,13 @@ class Appender:
 
         All of it is written or, if this raises sqlite3.Error, OSError or ConfigError, none.
         """
-        changes = [(INSERT_ATTEMPT, [attempt_row(attempt) for attempt in attempts]), *memory.changes(learned)]
+        changes: list[memory.Change] = [(INSERT_ATTEMPT, [attempt_row(attempt) for attempt in attempts])]
+        if learned:
+            changes += memory.changes(learned)
+            self._unswept += sum(isinstance(value, LearnedOwner) for _, value in learned)
+        if learned and self._unswept > owners.SWEEP_EVERY:
+            self._unswept = 0
+            changes += owners.sweeping({pool for pool, _ in learned})
         with _lock:
             try:
                 _write(self._open(), changes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keyrouter_openai.core.memory import Learned, LearnedAccount, LearnedLimit
 from keyrouter_openai.core.model import Dimension
 from keyrouter_openai.errors import ConfigError
 
+from . import owners
 from .database import reading
 from .schema import Row, schema_version
 
@@ -40,7 +41,7 @@ _UPSERT_ACCOUNT = """
     where excluded.at >= at
 """
 
-Change = tuple[str, list[Row]]
+Change = tuple[str, Sequence[Row]]
 """A statement, and the rows to execute it with."""
 
 
@@ -48,6 +49,7 @@ def changes(learned: Iterable[tuple[str, Learned]]) -> list[Change]:
     """What brings values, each with its pool, into the file: of one subject the latest stays."""
     limits: list[Row] = []
     accounts: list[Row] = []
+    owned: list[Row] = []
     for pool, value in learned:
         if isinstance(value, LearnedLimit):
             limits.append(
@@ -56,9 +58,11 @@ def changes(learned: Iterable[tuple[str, Learned]]) -> list[Change]:
                     *(value.limit, value.burst, value.level, value.at, value.guessed),
                 )
             )
-        else:
+        elif isinstance(value, LearnedAccount):
             accounts.append((pool, value.key, value.account, value.evidence, value.at))
-    return [(_UPSERT_LIMIT, limits), (_UPSERT_ACCOUNT, accounts)]
+        else:
+            owned.append(owners.row(pool, value))
+    return [(_UPSERT_LIMIT, limits), (_UPSERT_ACCOUNT, accounts), (owners.UPSERT, owned)]
 
 
 def forgetting() -> list[Change]:

@@ -16,6 +16,8 @@ _FORGET_KEY = (
     "delete from keys where pool = :pool and name = :name",
     "delete from learned_accounts where pool = :pool and key = :name",
     "delete from learned_limits where pool = :pool and account = 'key:' || :name",
+    "delete from owners where pool = :pool and account = 'key:' || :name",
+    "update owners set key = '' where pool = :pool and key = :name",
 )
 """Removes a key with what was learned of it: another key may come to have its name."""
 

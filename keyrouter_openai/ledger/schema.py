@@ -11,7 +11,7 @@ from keyrouter_openai.core.model import Attempt, Usage
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The number of migrations. It is also the file's `user_version`, which any program can read cheaply."""
 
 ATTEMPT_COLUMNS: dict[str, type] = {
@@ -81,7 +81,7 @@ def attempt_row(attempt: Attempt) -> Row:
         attempt.seconds,
         attempt.waited_s,
         attempt.provider_request_id,
-        json.dumps({str(name): str(value) for name, value in attempt.tags.items()}),
+        json.dumps({str(name): str(value) for name, value in attempt.tags.items()}) if attempt.tags else "{}",
     )
 
 
@@ -157,5 +157,10 @@ def _migrations() -> Migrations:
         database.table("learned_limits").create({**limit, **value}, pk=tuple(limit), not_null={*limit, *value})
         account = {"pool": str, "key": str, "account": str, "evidence": str, "at": float}
         database.table("learned_accounts").create(account, pk=("pool", "key"), not_null=set(account))
+
+    @migrations()
+    def owners(database: Database) -> None:
+        owner = {"pool": str, "id": str, "key": str, "account": str, "passing": bool, "at": float}
+        database.table("owners").create(owner, pk=("pool", "id"), not_null=set(owner))
 
     return migrations

@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,11 +17,11 @@ from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from keyrouter_openai.core.memory import Learned
+from keyrouter_openai.core.memory import Learned, LearnedOwner
 from keyrouter_openai.core.model import Attempt
 from keyrouter_openai.errors import ConfigError
 
-from . import memory, queries
+from . import memory, owners, queries
 from .appender import Appender
 from .database import explain
 from .queries import When
@@ -64,8 +64,8 @@ class Ledger:
 
     Making one stores the path and no more: the file comes with what is first taken. `record` hands an attempt to a
     thread that lets some gather and has them in the file a hundredth of a second later; a process killed in
-    between loses them, and `flush` has them written at once. The interpreter's exit closes every ledger;
-    `os._exit`, with which `multiprocessing` ends its workers, does not.
+    between loses them, and `flush` has them written at once. The exit of the interpreter closes every ledger, as
+    does that of a worker of `multiprocessing`; `os._exit` does not.
 
     A file that cannot be written never fails a call. It is said once, on the logger `keyrouter_openai` and to
     `on_trouble`, and once more when it is over. Meanwhile attempts wait in memory, up to `MAX_WAITING`
@@ -95,7 +95,7 @@ class Ledger:
         self._appender = Appender(self.path)
         self._rows: deque[Attempt] = deque()
         self._learned: dict[tuple[str, tuple[object, ...]], Learned] = {}
-        """By pool and subject: as many as the routers that learned them keep themselves."""
+        """By pool and subject; beyond `MAX_WAITING` the first to come go."""
         self._flushes: list[_Flush] = []
         self._dropped = 0
         self._told = 0  # 1: there is a problem; 2: attempts are being dropped
@@ -106,7 +106,7 @@ class Ledger:
         self._ensure_thread()
 
     def remember(self, pool: str, values: Sequence[Learned]) -> None:
-        """Take what was learned of a pool, to be kept for 30 days and found by `recall`.
+        """Take what was learned of a pool, to be kept and found by `recall` for 30 days, or by `owners`.
 
         Of one subject the latest value replaces all others, also those of other processes. As `record`, it takes a
         few microseconds and never raises.
@@ -122,6 +122,15 @@ class Ledger:
         """
         return memory.recall(self.path, pool)
 
+    def owners(self, pool: str, ids: Iterable[str]) -> dict[str, LearnedOwner]:
+        """Whose these resources are, by id, as far as that is in the file.
+
+        Those of files, batches and all that lasts are kept, those of responses and their items for 30 days; of each
+        at least the latest 200,000 of a pool. Blocks while it reads. Never raises: where the file cannot be read,
+        that is said on the logger `keyrouter_openai` and nothing is found.
+        """
+        return owners.find(self.path, pool, ids)
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Block up to `timeout` seconds until all that was taken before is in the file; whether it is.
 
@@ -130,7 +139,9 @@ class Ledger:
         if self._nothing_to_do():
             return True
         request = _Flush()
-        self._ask(request)
+        if not self._ask(request):
+            request.closing = True
+            self._run()
         request.wait(timeout)
         return request.written
 
@@ -216,6 +227,8 @@ class Ledger:
     def _ensure_thread(self) -> bool:
         """Have a thread see to the inbox; False if there is none to be had, as when the interpreter ends."""
         # Not waited for: a finalizer may run on the thread that holds it, which then is starting one.
+        if _exiting:  # a new thread would not run any more, and Python 3.11 would wait for it for ever
+            return self._thread is not None
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
@@ -264,6 +277,8 @@ class Ledger:
                 subject = item.pool, value.subject
                 if (known := self._learned.get(subject)) is None or known.at <= value.at:
                     self._learned[subject] = value
+            while len(self._learned) > MAX_WAITING:
+                del self._learned[next(iter(self._learned))]
             return
         if len(self._rows) >= MAX_WAITING:
             self._rows.popleft()
@@ -338,7 +353,23 @@ class Ledger:
 _ledgers: WeakSet[Ledger] = WeakSet()
 
 
+_exiting = False
+"""The process is about to end."""
+
+
+_before_exit: list[Callable[[], None]] = []
+
+
+def before_exit(callback: Callable[[], None]) -> None:
+    """Have `callback` called when the process ends, just before the ledgers close."""
+    _before_exit.append(callback)
+
+
 def _close_all() -> None:
+    global _exiting  # noqa: PLW0603  a process ends once
+    _exiting = True
+    for callback in _before_exit:
+        callback()
     end = time.monotonic() + _EXIT_S
     for ledger in list(_ledgers):
         ledger.close(max(0.0, end - time.monotonic()))
@@ -348,8 +379,19 @@ def _after_fork_in_child() -> None:
     # The thread is the parent's, and so are the attempts that wait for it.
     for ledger in list(_ledgers):
         ledger._begin()  # pyright: ignore[reportPrivateUsage]
+    _close_with_worker()
+
+
+def _close_with_worker(starting: object = None) -> None:
+    """Close all when a worker of `multiprocessing` ends: it uses `os._exit`, which calls no `atexit`."""
+    if (util := sys.modules.get("multiprocessing.util")) is None:
+        return
+    if starting is None:  # a worker that is about to start forgets all finalizers, and then calls this once more
+        util.register_after_fork(_close_all, _close_with_worker)
+    util.Finalize(None, _close_all, exitpriority=0)
 
 
 atexit.register(_close_all)
+_close_with_worker()
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,11 +14,12 @@ from .generate import (
     embedding,
     example,
     image,
-    last_user_text,
+    last_text,
     packed,
     pieces,
     text_of,
 )
+from .tools import ToolCall, tool_calls
 from .wire import Event, Json, Refused, Reply, as_object, count_tokens, json_reply, to_json
 
 # The API reference's default of `max_tokens` for completions.
@@ -137,53 +138,74 @@ def _usage(work: Work, completion_tokens: int) -> Json:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer of those that a call can ask for: whole, and as what a stream brings piece by piece."""
+
+    whole: Json
+    deltas: list[Json]
+    tokens: int
+    finish: str
+
+
 def _chat(work: Work, ident: str, created: int) -> Reply:
-    said = [work.text(last_user_text(work.fields["messages"]))] * work.copies
-    head: Json = {
-        "id": f"chatcmpl-{ident}",
-        "object": "chat.completion",
-        "created": created,
-        "model": work.model,
-    }
+    messages = work.fields["messages"]
+    calls = tool_calls(work.fields, messages, ident)
+    if calls:
+        choice = _calling(calls)
+    else:
+        said = work.text(last_text(messages))
+        choice = _said(said, lambda text: {"message": _message(text)}, lambda text: {"delta": {"content": text}})
+    head: Json = {"id": f"chatcmpl-{ident}", "object": "chat.completion", "created": created, "model": work.model}
     if work.stream:
         head["object"] = "chat.completion.chunk"
-        opening: Json = {"role": "assistant", "content": "", "refusal": None}
-        return _stream(work, head, said, lambda text: {"delta": {"content": text}}, {"delta": opening}, {"delta": {}})
-    return _plain(
-        work,
-        head,
-        said,
-        lambda text: {"message": {"role": "assistant", "content": text, "refusal": None, "annotations": []}},
-    )
+        opening: Json = {"role": "assistant", "content": None if calls else "", "refusal": None}
+        return _stream(work, head, [choice] * work.copies, {"delta": opening}, {"delta": {}})
+    return _plain(work, head, [choice] * work.copies)
+
+
+def _said(answer: tuple[str, bool], whole: Callable[[str], Json], delta: Callable[[str], Json]) -> Choice:
+    text, cut = answer
+    deltas = [delta(piece) for piece in pieces(text)]
+    return Choice(whole(text), deltas, count_tokens(text), "length" if cut else "stop")
+
+
+def _message(text: str | None) -> Json:
+    return {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+
+
+def _calling(calls: list[ToolCall]) -> Choice:
+    whole: list[Json] = []
+    deltas: list[Json] = []
+    for index, call in enumerate(calls):
+        head = {"id": call.id, "type": "function"}
+        whole.append({**head, "function": {"name": call.name, "arguments": call.arguments}})
+        deltas.append({"index": index, **head, "function": {"name": call.name, "arguments": ""}})
+        deltas += [{"index": index, "function": {"arguments": piece}} for piece in pieces(call.arguments)]
+    message = {**_message(None), "tool_calls": whole}
+    tokens = sum(call.tokens for call in calls)
+    return Choice({"message": message}, [{"delta": {"tool_calls": [delta]}} for delta in deltas], tokens, "tool_calls")
 
 
 def _completion(work: Work, ident: str, created: int) -> Reply:
-    said = [work.text(text) for text in batch(work.fields["prompt"]) for _ in range(work.copies)]
+    said = (work.text(text) for text in batch(work.fields["prompt"]) for _ in range(work.copies))
+    choices = [_said(each, lambda text: {"text": text}, lambda text: {"text": text}) for each in said]
     head: Json = {"id": f"cmpl-{ident}", "object": "text_completion", "created": created, "model": work.model}
-    if work.stream:
-        return _stream(work, head, said, lambda text: {"text": text}, None, {"text": ""})
-    return _plain(work, head, said, lambda text: {"text": text})
+    return _stream(work, head, choices, None, {"text": ""}) if work.stream else _plain(work, head, choices)
 
 
-def _plain(work: Work, head: Json, said: list[tuple[str, bool]], shape: Callable[[str], Json]) -> Reply:
-    choices = [
-        {"index": index, **shape(text), "logprobs": None, "finish_reason": "length" if cut else "stop"}
-        for index, (text, cut) in enumerate(said)
+def _plain(work: Work, head: Json, choices: list[Choice]) -> Reply:
+    made = sum(choice.tokens for choice in choices)
+    listed = [
+        {"index": index, **choice.whole, "logprobs": None, "finish_reason": choice.finish}
+        for index, choice in enumerate(choices)
     ]
-    made = sum(count_tokens(text) for text, _ in said)
-    body = {**head, "choices": choices, "usage": _usage(work, made), "service_tier": "default"}
+    body = {**head, "choices": listed, "usage": _usage(work, made), "service_tier": "default"}
     return _used(json_reply(body), work.prompt_tokens, made)
 
 
-def _stream(
-    work: Work,
-    head: Json,
-    said: list[tuple[str, bool]],
-    shape: Callable[[str], Json],
-    opening: Json | None,
-    closing: Json,
-) -> Reply:
-    made = sum(count_tokens(text) for text, _ in said)
+def _stream(work: Work, head: Json, choices: list[Choice], opening: Json | None, closing: Json) -> Reply:
+    made = sum(choice.tokens for choice in choices)
     with_usage = as_object(work.fields.get("stream_options")).get("include_usage") is True
     usage: Json = {"usage": None} if with_usage else {}
 
@@ -193,12 +215,12 @@ def _stream(
 
     def events() -> Iterator[Event]:
         if opening is not None:
-            for index in range(len(said)):
+            for index in range(len(choices)):
                 yield Event(chunk(index, opening))
-        for index, (text, cut) in enumerate(said):
-            for piece in pieces(text):
-                yield Event(chunk(index, shape(piece)), content=True)
-            yield Event(chunk(index, closing, "length" if cut else "stop"))
+        for index, choice in enumerate(choices):
+            for delta in choice.deltas:
+                yield Event(chunk(index, delta), content=True)
+            yield Event(chunk(index, closing, choice.finish))
         if with_usage:
             yield Event(_sse({**head, "choices": [], "usage": _usage(work, made)}))
         yield Event(b"data: [DONE]\n\n")
@@ -207,11 +229,14 @@ def _stream(
 
 
 def _response(work: Work, ident: str, created: int) -> Reply:
-    text, cut = work.text(last_user_text(work.fields["input"]))
-    made = count_tokens(text)
+    prompt = work.fields["input"]
+    calls = tool_calls(work.fields, prompt, ident)
+    text, cut = ("", False) if calls else work.text(last_text(prompt))
+    output = responses.calling(calls) if calls else responses.saying(ident, text, cut=cut)
+    made = sum(call.tokens for call in calls) or count_tokens(text)
     usage = responses.usage(work.prompt_tokens, work.cached_tokens, made)
-    body = responses.body(work.fields, ident, created, text, usage, cut=cut)
-    reply = event_stream(responses.events(body, pieces(text))) if work.stream else json_reply(body)
+    body = responses.body(work.fields, ident, created, output, usage, cut=cut)
+    reply = event_stream(responses.events(body)) if work.stream else json_reply(body)
     return _used(reply, work.prompt_tokens, made)
 
 

@@ -36,14 +36,26 @@ def batch(prompt: object) -> list[str]:
     return [text_of(prompt)]
 
 
-def last_user_text(messages: object) -> str:
-    """The text of the last message that a user wrote."""
-    if isinstance(messages, str):
-        return messages
-    for message in reversed(as_list(messages)):
-        if as_object(message).get("role") == "user":
-            return text_of(message)
-    return text_of(messages)
+def last_text(messages: object) -> str:
+    """The text of the last message that a user wrote or a tool returned."""
+    return text_of(_last(messages))
+
+
+def is_tool_result(messages: object) -> bool:
+    """Whether a tool had the last word, and not a user."""
+    return _is_result(as_object(_last(messages)))
+
+
+def _last(messages: object) -> object:
+    for message in map(as_object, reversed(as_list(messages))):
+        if message.get("role") == "user" or _is_result(message):
+            return message
+    return messages
+
+
+def _is_result(message: Json) -> bool:
+    # The Chat Completions API has a role for tools, the Responses API a type of item for each kind of tool.
+    return message.get("role") == "tool" or str(message.get("type")).endswith("_call_output")
 
 
 def pieces(text: str) -> list[str]:

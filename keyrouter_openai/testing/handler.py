@@ -13,12 +13,17 @@ from .cache import hash_prefixes
 from .endpoints import ENDPOINTS, Work
 from .errors import Context, error_reply, invalid
 from .faults import CallScope, FaultRules
-from .files import FileStore
+from .forms import read_form
 from .generate import CHARS_PER_TOKEN, text_of
 from .model import Latency, SimKey, SimProvider
+from .resources import Resources, check_references, keep_answer
+from .websocket import MESSAGE, is_upgrade, upgrade
 from .wire import Json, Refused, Reply, Request, as_object, json_reply
 
-MODELS = "/v1/models"
+BASE = "/v1"
+EVENT_STREAM = "text/event-stream"
+MODELS = f"{BASE}/models"
+RESPONSES = f"{BASE}/responses"
 # Listed where an account has access to any model.
 DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-image-1", "text-embedding-3-small")
 # The one version of OpenAI's API there has been (https://developers.openai.com/api/reference/overview).
@@ -101,7 +106,7 @@ class Handler:
         self._latency = latency
         self._rng = rng
         self._clock = clock
-        self._files = FileStore()
+        self._resources = Resources()
 
     def handle(self, request: Request) -> tuple[Reply, Call]:
         """The answer to a request, and the record of it."""
@@ -121,9 +126,13 @@ class Handler:
 
     def _understand(self, request: Request) -> _Exchange:
         key = self._provider.find_key(request.secret)
-        endpoint = ENDPOINTS.get(request.path) if request.method == "POST" else None
+        if is_upgrade(request):
+            return _Exchange(request, key, {**request.query}, None)
+        # A message on a websocket is a call to a model like those to the Responses API.
+        path = RESPONSES if request.method == MESSAGE else request.path if request.method == "POST" else ""
+        endpoint = ENDPOINTS.get(path)
         if endpoint is None:
-            return _Exchange(request, key, {}, None)
+            return _Exchange(request, key, _fields_of(request), None)
         try:
             fields = as_object(json.loads(request.body))
         except (ValueError, RecursionError):
@@ -156,9 +165,15 @@ class Handler:
         return self._look_up(exchange, key)
 
     def _call_model(self, exchange: _Exchange, work: Work, key: SimKey, now: float) -> Reply:
+        project = self._resources.project(self._provider.account(key.account))
+        check_references(project, work.fields)
+        if work.model.startswith("ft:") and work.model not in project.models:
+            raise Refused(error_reply("model_missing", Context(model=work.model)))
         cached = self._cached_tokens(work, key, now)
         exchange.admitted = self._provider.admit(key, work.model, work.charge, now, work.prompt_tokens - cached)
-        reply = replace(work, cached_tokens=cached).answer(self._ident(), int(self._clock.time()))
+        work, ident, created = replace(work, cached_tokens=cached), self._ident(), int(self._clock.time())
+        reply = work.answer(ident, created)
+        reply = keep_answer(exchange.request.path, project, work, reply, ident, created)
         self._provider.bill(key, reply.tokens)
         reply = replace(reply, headers={**reply.headers, **exchange.admitted.headers})
         rule = self._faults.take(exchange.scope, spoiling=True) if reply.events else None
@@ -176,23 +191,36 @@ class Handler:
         return self._provider.cached_tokens(key, prefixes, CACHE_BLOCK, now)
 
     def _look_up(self, exchange: _Exchange, key: SimKey) -> Reply:
-        """Answer what needs no model: the Models API and the Files API."""
+        """Answer what needs no model: models, what the project keeps, and in form all else that the SDK knows."""
         request = exchange.request
+        if is_upgrade(request):
+            if exchange.model is not None:
+                self._models(exchange.model, key)
+            if reply := upgrade(request):
+                return reply
         if request.method == "GET" and (request.path == MODELS or request.path.startswith(MODELS + "/")):
             return self._models(request.path.removeprefix(MODELS).removeprefix("/"), key)
-        project = self._provider.account(key.account).project
-        reply = self._files.answer(request, project, self._ident(), int(self._clock.time()))
+        project = self._resources.project(self._provider.account(key.account))
+        reply = self._resources.answer(request, project, self._ident, int(self._clock.time()))
+        if reply is None:
+            from .sdk_routes import sdk_routes  # imports the SDK: nothing that those should pay for who never ask
+
+            path, stream = request.path.removeprefix(BASE), _is_stream(exchange)
+            reply = sdk_routes().answer(request.method, path, request.query, stream=stream)
         if reply is None:
             raise Refused(error_reply("unknown_route", self._context(exchange, wait=0.0)))
         return reply
 
     def _models(self, name: str, key: SimKey) -> Reply:
-        names = self._provider.account(key.account).models
+        account = self._provider.account(key.account)
+        tuned = self._resources.project(account).models
         created = int(self._clock.time())
         if not name:
-            models = [_model(each, created) for each in names or DEFAULT_MODELS]
-            return json_reply({"object": "list", "data": models})
-        if names is not None and name not in names:
+            models = [_model(each, created) for each in account.models or DEFAULT_MODELS]
+            return json_reply({"object": "list", "data": models + [_model(*each) for each in tuned.items()]})
+        if name in tuned:
+            return json_reply(_model(name, tuned[name]))
+        if name.startswith("ft:") or (account.models is not None and name not in account.models):
             raise Refused(error_reply("model_missing", Context(model=name)))
         return json_reply(_model(name, created))
 
@@ -244,7 +272,7 @@ class Handler:
             method=request.method,
             path=request.path,
             model=exchange.model,
-            stream=exchange.fields.get("stream") is True,
+            stream=_is_stream(exchange),
             status=reply.status,
             fault=exchange.fault,
             tokens=work.charge if isinstance(work, Work) else 0,
@@ -255,6 +283,25 @@ class Handler:
             idempotency_key=request.headers.get("idempotency-key"),
             body=request.body,
         )
+
+
+def _fields_of(request: Request) -> Json:
+    """What a JSON body or a form says; nothing where it is malformed."""
+    content_type = request.headers.get("content-type", "")
+    try:
+        if content_type.startswith("multipart/form-data"):
+            form = read_form(content_type, request.body)
+            return {name: content.decode() for name, (filename, content) in form.items() if filename is None}
+        return as_object(json.loads(request.body or b"{}"))
+    except (ValueError, RecursionError, Refused):
+        return {}
+
+
+def _is_stream(exchange: _Exchange) -> bool:
+    """Whether a stream is asked for: in JSON, in a form, in a query, or by a path that answers with nothing else."""
+    request = exchange.request
+    asked = exchange.fields.get("stream"), request.query.get("stream")
+    return True in asked or "true" in asked or request.headers.get("accept") == EVENT_STREAM
 
 
 def _model(name: str, created: int) -> Json:

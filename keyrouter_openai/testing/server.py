@@ -8,11 +8,13 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 
+from .websocket import converse
 from .wire import Ending, Reply, Request
 
 HOST = "127.0.0.1"
@@ -69,6 +71,11 @@ class HttpServer:
         self._thread.join()
         self._thread = None
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     def refuse_connections(self) -> None:
         """Drop all connections and take no new ones."""
         self._call(self._close)
@@ -121,7 +128,13 @@ class HttpServer:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEADERS)
         try:
             while request := await _read_request(http, reader, writer):
-                if not await _send(self._answer(request), http, reader, writer):
+                reply = self._answer(request)
+                if reply.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                    head = h11.InformationalResponse(status_code=reply.status, headers=[*reply.headers.items()])
+                    writer.write(_bytes(http, head))
+                    await converse(request, self._answer, reader, writer)
+                    break
+                if not await _send(reply, http, reader, writer):
                     break
                 http.start_next_cycle()
             writer.close()

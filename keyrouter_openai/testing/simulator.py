@@ -33,6 +33,8 @@ class ProviderSimulator:
 
     What a model answers is a function of the request: chat, responses and completions echo the last user
     text (or JSON that fits the schema, if one is given), so that callers can check that they got their own.
+    Functions among the `tools` of a request are called if the last user text names them, or `tool_choice` demands
+    it; what a function returned is then echoed.
 
     Args:
         accounts: default: one account, `account-1`, with one key and no limits.
@@ -101,6 +103,11 @@ class ProviderSimulator:
             return self._provider.accounts
 
     # What came
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+        return self._server.connections
 
     @property
     def calls(self) -> list[Call]:

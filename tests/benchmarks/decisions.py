@@ -2,7 +2,7 @@
 
     python tests/benchmarks/decisions.py [--short]
 
-The plain call is a short chat, over loopback and without TLS, to a simulator in a process of its own. The router
+The plain call is a short chat, over loopback and without TLS, to a provider in a process of its own. The router
 decides for that same chat in this process, in virtual time and with 64 calls in flight. Its pools have 1 to 10,000
 keys, each an account of its own or ten to an account; it is told nothing of accounts and limits, and has learned
 both from answers before it is timed. The answers are those of `SimProvider`, with limits of requests and tokens.
@@ -44,7 +44,7 @@ from keyrouter_openai.prefix import may_be_cached, prefixes
 from keyrouter_openai.router import Router
 from keyrouter_openai.testing.model import Denied, SimAccount, SimProvider
 from keyrouter_openai.testing.virtual import VirtualTime
-from overhead import MESSAGES, PLAIN, Target, cpu_of, make_calls, make_client, simulator
+from speed import MESSAGES, PLAIN, cpu_of, make_calls, provider
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 KEYS_EACH = (1, 10)
@@ -256,10 +256,10 @@ class Size:
         self.spent[figure].append(seconds / (BATCHES * IN_FLIGHT))
 
 
-async def time_all(target: Target, sizes: Sequence[Size], rounds: int) -> list[float]:
+async def time_all(url: str, sizes: Sequence[Size], rounds: int) -> list[float]:
     """Time plain calls and the decisions of every size in turn; CPU seconds of one plain call, by round."""
     calls: list[float] = []
-    async with make_client(PLAIN, target, Path()) as client:
+    async with PLAIN.client(f"{url}/v1", Path()) as client:
         call = partial(make_calls, client, PLAIN_CALLS, stream=False, in_flight=1)
         await call()  # connections are made and caches filled
         for _ in range(rounds):
@@ -336,8 +336,8 @@ def main() -> None:
     counts = SIZES[:-1] if short else SIZES
     print(f"openai {openai.__version__}, Python {sys.version.split()[0]}")
     sizes = [Size(keys, each) for each in KEYS_EACH for keys in counts if keys >= each]
-    with simulator() as target:
-        calls = anyio.run(time_all, target, sizes, 3 if short else 21)
+    with provider() as url:
+        calls = anyio.run(time_all, url, sizes, 3 if short else 21)
     print_costs(sizes, calls)
     if not short:
         print_bounds(sizes, calls)

@@ -74,7 +74,7 @@ def assert_clean(seen: Iterable[str]) -> None:
         assert at < 0, f"a secret is seen in: ...{text[max(at - 300, 0) : at + 80]}..."
 
 
-_TRACES_OF_HEADERS = ("receive_response_headers.complete", "request_id: ")
+_TRACES_OF_HEADERS = ("receive_response_headers.complete", "request_id: ", "HTTP Response: ")
 """What the HTTP library and the SDK log of an answer's headers before anyone else sees them."""
 
 

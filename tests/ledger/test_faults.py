@@ -336,7 +336,7 @@ def test_an_attempt_that_comes_while_the_thread_ends_is_written(
     assert request_ids(ledger.path) == ["early", "late"]
 
 
-def test_where_no_thread_can_be_had_closing_writes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_thread_can_be_had_flush_and_close_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoThread(threading.Thread):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
@@ -344,8 +344,9 @@ def test_where_no_thread_can_be_had_closing_writes_by_itself(tmp_path: Path, mon
     monkeypatch.setattr(writer, "Thread", NoThread)
     ledger = Ledger(tmp_path / "usage.db")
     ledger.record(attempt(request_id="1"))
+    assert ledger.flush()
+    assert request_ids(ledger.path) == ["1"]
     ledger.record(attempt(request_id="2"))
-    assert not ledger.flush(0)
     ledger.close()
     assert request_ids(ledger.path) == ["1", "2"]
 

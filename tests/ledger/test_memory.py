@@ -218,7 +218,7 @@ def test_a_file_of_version_1_is_brought_up_to_date_and_keeps_what_is_in_it(versi
         Key(name="a", account="acme", models=("gpt-4o*",)),
         Key(name="b", provider="groq", enabled=False),
     ]
-    assert columns(version_1, "pragma user_version") == [2]
+    assert columns(version_1, "pragma user_version") == [3]
 
 
 def test_a_removed_key_takes_what_was_learned_of_it_along(ledger: Ledger) -> None:

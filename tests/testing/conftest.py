@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx2
 import openai
 import pytest
 
+from keyrouter_openai._sdk import httpx2
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
 

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 
-import httpx2
 import pytest
+
+from keyrouter_openai._sdk import httpx2
 
 
 def test_the_command_prints_its_url_and_keys_and_serves_until_interrupted() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
-import httpx2
 import openai
 import pydantic
 import pytest
 
+from keyrouter_openai._sdk import httpx2
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
 from .conftest import FakeClock
@@ -151,6 +152,72 @@ def test_response_stream_helper_and_parse(client: openai.OpenAI) -> None:
     parsed = client.responses.parse(model="m", input="Oslo", text_format=Weather).output_parsed
     assert parsed
     assert parsed.city == "Oslo"
+
+
+def function(name: str) -> dict[str, Any]:
+    return {"name": name, "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+
+
+def chat_tools(*names: str) -> Any:
+    return [{"type": "function", "function": function(name)} for name in names]
+
+
+def response_tools(*names: str) -> Any:
+    return [{"type": "function", "strict": True, **function(name)} for name in names]
+
+
+def test_chat_calls_the_tools_that_the_user_names(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Ask weather and time."}]
+    tools = chat_tools("weather", "time", "other")
+    answer = client.chat.completions.create(model="m", messages=messages, tools=tools).choices[0]
+    with client.chat.completions.stream(model="m", messages=messages, tools=tools) as stream:
+        streamed = stream.get_final_completion().choices[0]
+    for choice in (answer, streamed):
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content is None
+        calls = [call for call in choice.message.tool_calls or [] if call.type == "function"]
+        assert [call.function.name for call in calls] == ["weather", "time"]
+        assert {call.function.arguments for call in calls} == {'{"city": "Ask weather and time."}'}
+        assert len({call.id for call in calls}) == 2
+    messages += [answer.message, {"role": "tool", "tool_call_id": "call_1", "content": "Rain, says weather."}]
+    last = client.chat.completions.create(model="m", messages=messages, tools=tools).choices[0]
+    assert (last.message.content, last.finish_reason) == ("Rain, says weather.", "stop")
+
+
+def test_a_response_calls_the_tools_that_the_user_names(client: openai.OpenAI) -> None:
+    tools = response_tools("weather", "time", "other")
+    answer = client.responses.create(model="m", input="Ask weather and time.", tools=tools)
+    with client.responses.stream(model="m", input="Ask weather and time.", tools=tools) as stream:
+        kinds = [event.type for event in stream]
+        streamed = stream.get_final_response()
+    assert kinds[2] == "response.output_item.added"
+    assert kinds[-3:] == ["response.function_call_arguments.done", "response.output_item.done", "response.completed"]
+    for response in (answer, streamed):
+        calls = [item for item in response.output if item.type == "function_call"]
+        assert [call.name for call in calls] == ["weather", "time"]
+        assert {call.arguments for call in calls} == {'{"city": "Ask weather and time."}'}
+    output: Any = [{"type": "function_call_output", "call_id": "call_1", "output": "Rain, says weather."}]
+    last = client.responses.create(model="m", input=output, previous_response_id=answer.id, tools=tools)
+    assert last.output_text == "Rain, says weather."
+
+
+@pytest.mark.parametrize(
+    ("choice", "called"),
+    [
+        ("auto", []),
+        ("required", ["second"]),
+        ({"type": "function", "name": "first", "function": {"name": "first"}}, ["first"]),
+        ("none", []),
+    ],
+)
+def test_the_choice_of_tools(client: openai.OpenAI, choice: Any, called: list[str]) -> None:
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    names = ("first", "second")
+    answer = client.chat.completions.create(model="m", messages=messages, tools=chat_tools(*names), tool_choice=choice)
+    calls = [call for call in answer.choices[0].message.tool_calls or [] if call.type == "function"]
+    assert [call.function.name for call in calls] == called
+    response = client.responses.create(model="m", input=messages, tools=response_tools(*names), tool_choice=choice)
+    assert [item.name for item in response.output if item.type == "function_call"] == called
 
 
 def test_any_text_is_echoed(client: openai.OpenAI, raw: httpx2.Client) -> None:

@@ -1,0 +1,84 @@
+"""Looking up whose a resource is: the accounts are asked in turn, by one call; others wait for what it finds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Self
+
+import openai
+
+from .core.state import KeyState
+from .owners import Owners
+from .retry import Call
+
+
+class Search:
+    """The search for the owner of one resource, to be ended by leaving its `with` block.
+
+    Accounts that cannot answer at once are asked once more at the end, with the patience of the call.
+
+    Args:
+        owners: what is known of owners, and is to be told.
+        id: the resource.
+        near: what is named with it: its owners are asked first.
+        blocking: whether a thread waits, and not a task.
+    """
+
+    def __init__(self, owners: Owners, id: str, *, near: Iterable[str], blocking: bool) -> None:
+        mine: Future[None] = Future()
+        self.over = owners.join(id, mine, blocking=blocking)
+        """Done when the search has come to its end, whatever it found."""
+        self.is_mine = self.over is mine
+        """Whether it is up to this call to ask."""
+        self._owners = owners
+        self._id = id
+        self._blocking = blocking
+        self._left = deque(owners.candidates(near=near) if self.is_mine else ())
+        self._asked: list[KeyState] = []
+        self._unsure: list[KeyState] = []
+        self._patient = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_mine:
+            self._owners.end(self._id, blocking=self._blocking)
+            self.over.set_result(None)
+
+    def on_end(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when the search has come to its end, on whatever thread that happens."""
+        self.over.add_done_callback(lambda _: wake())
+
+    def next(self, call: Call) -> Call | None:
+        """The look-up that is to be made next on behalf of a call; None when no account has the resource."""
+        place_of = self._owners.place_of
+        while self._left or not self._patient:
+            if not self._left:
+                self._left, self._asked, self._patient = deque(self._unsure), [], True
+                continue
+            key = self._left.popleft()
+            # Places are told apart now: answers have shown meanwhile which keys share an account.
+            if (place := place_of(key)) not in map(place_of, self._asked):
+                self._asked.append(key)
+                return call.looking_up(self._id, place, patient=self._patient)
+        self._owners.found_nowhere(self._id)
+        return None
+
+    def found(self, by: Call) -> None:
+        """This look-up has found it."""
+        if self._owners.place(self._id) is None:  # the answer did not show its id
+            self._owners.learn([self._id], by.lease.state)
+
+    def missed(self, error: openai.OpenAIError) -> None:
+        """The account that was asked does not have it; raises the error if it could not say, not even in the end."""
+        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+        if 400 <= status < 500 and status not in (408, 429):
+            return
+        key = self._asked[-1]
+        if self._patient:
+            error.add_note(f"whose {self._id} is cannot be told: {self._owners.place_of(key)} could not be asked")
+            raise error
+        self._unsure.append(key)

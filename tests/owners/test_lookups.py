@@ -1,0 +1,200 @@
+"""Owners are known after a restart, and looked up where nobody has seen the resource."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import openai
+import pytest
+
+from keyrouter_openai import RoutedOpenAI, Router
+from keyrouter_openai.core.model import RouteRequest
+from keyrouter_openai.core.select import History
+from keyrouter_openai.lease import Lease
+from keyrouter_openai.owners import MOST, NOWHERE_S
+from keyrouter_openai.testing import ProviderSimulator, SimAccount
+
+from ..ledger.support import run
+from ..support import TurnedClock, make_pool
+from .support import Open, account, accounts_of, do, foreign_file, owners_on_record, respond, upload
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_owners_are_known_after_a_restart(open_client: Open, sim: ProviderSimulator, tmp_path: Path) -> None:
+    first = open_client()
+    files = {await upload(first, name): name for name in "ABC"}
+    begun = await respond(first)
+    # What lasts is in the file by now; an ordinary response follows within a hundredth of a second.
+    assert owners_on_record(tmp_path / "usage.db").items() >= files.items()
+    first.ledger.flush()
+    sim.reset_counts()
+    second = open_client()
+    for file, name in files.items():
+        assert account(await do(second, "files.retrieve", file_id=file)) == name
+    assert account(await respond(second, previous_response_id=begun.id)) == account(begun)
+    assert sim.count() == 4
+
+
+async def test_what_two_clients_make_at_a_time_is_known_to_both(open_client: Open, sim: ProviderSimulator) -> None:
+    one, other = open_client(), open_client()
+    for client, another in ((one, other), (other, one)):
+        file = await upload(client, "B")
+        assert account(await do(another, "files.retrieve", file_id=file)) == "B"
+    assert sim.count() == 4
+
+
+async def test_what_nobody_has_seen_is_looked_up_once(open_client: Open, sim: ProviderSimulator) -> None:
+    file = foreign_file(sim, "C")
+    client = open_client()
+    sim.reset_counts()
+    assert account(await respond(client, file)) == "C"
+    assert sim.count(path=f"/v1/files/{file}") == 3
+    assert sim.count(path="/v1/responses") == 1
+    sim.reset_counts()
+    assert account(await respond(client, file)) == "C"
+    client.ledger.flush()
+    assert account(await respond(open_client(), file)) == "C"
+    assert sim.count() == 2, "neither this client nor another asks again"
+    rows = client.ledger.attempts(newest_first=False)
+    assert [row["endpoint"] for row in rows[:4]] == ["/files/{id}"] * 3 + ["/responses"], "look-ups are on record"
+
+
+async def test_a_call_that_is_a_look_up_itself_is_not_sent_twice(open_client: Open, sim: ProviderSimulator) -> None:
+    client = open_client()
+    for name in "ABC":
+        file = foreign_file(sim, name)
+        sim.reset_counts()
+        found = await do(client, "files.retrieve", file_id=file)
+        assert (found.id, account(found)) == (file, name)
+        assert sim.count() <= 3
+        assert sim.count(status=200) == 1
+
+
+async def test_what_nobody_has_gets_the_providers_own_answer(sim: ProviderSimulator, tmp_path: Path) -> None:
+    clock = TurnedClock()
+    pool = make_pool(sim, tmp_path / "usage.db", clock)
+    async with pool.client() as client:
+        with pytest.raises(openai.NotFoundError, match="No such File object: file-none"):
+            await client.files.retrieve("file-none")
+        assert sim.count() == 3
+        for asked in (1, 4):
+            sim.reset_counts()
+            with pytest.raises(openai.NotFoundError, match="file-none"):
+                await respond(client, "file-none")
+            assert sim.count() == asked
+            clock.pass_(NOWHERE_S + 1)
+        file = foreign_file(sim, "A")
+        sim.reset_counts()
+        with pytest.raises(openai.NotFoundError):
+            await respond(client, "file-none", file)
+        assert sim.count(path=f"/v1/files/{file}") == 0, "the call fails anyway"
+    pool.ledger.close()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_those_who_ask_at_the_same_time_ask_once(open_client: Open, sim: ProviderSimulator) -> None:
+    file = foreign_file(sim, "C")
+    client = open_client()
+    sim.reset_counts()
+    served: list[str] = []
+
+    async def ask() -> None:
+        served.append(account(await respond(client, file)))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(ask)
+    assert served == ["C"] * 5
+    assert sim.count(path=f"/v1/files/{file}") == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_those_who_wait_go_on_when_the_one_that_asks_is_cancelled(sim: ProviderSimulator) -> None:
+    file = foreign_file(sim, "C")
+    sim.fail("hang", path=f"/v1/files/{file}", times=1)
+    started, scope = anyio.Event(), anyio.CancelScope()
+    served: list[str] = []
+
+    async def ask(client: RoutedOpenAI) -> None:
+        served.append(account(await respond(client, file)))
+
+    async def ask_in_vain(client: RoutedOpenAI) -> None:
+        with scope:
+            await ask(client)
+
+    async with (
+        RoutedOpenAI(keys=accounts_of(sim), ledger=None, timeout=20.0) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        client.router.on_event(lambda _: started.set())
+        tasks.start_soon(ask_in_vain, client)
+        await started.wait()
+        tasks.start_soon(ask, client)
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+    assert served == ["C"]
+
+
+async def test_an_account_that_cannot_be_asked_is_not_taken_for_one_that_has_nothing(
+    open_client: Open, sim: ProviderSimulator
+) -> None:
+    mine, hidden = foreign_file(sim, "A"), foreign_file(sim, "B")
+    client: Any = open_client(max_wait=0)
+    sim.fail("server_error", account="B", path=f"/v1/files/{hidden}")
+    assert account(await respond(client, mine)) == "A", "found elsewhere: it does not matter"
+    with pytest.raises(openai.InternalServerError) as caught:
+        await respond(client, hidden)
+    assert any(f"whose {hidden} is cannot be told" in note for note in caught.value.__notes__)
+    assert sim.count(path="/v1/responses") == 1
+    sim.heal()
+    client = open_client()
+    assert account(await respond(client, hidden)) == "B"
+
+
+def test_memory_is_bounded_and_what_is_used_stays(sim: ProviderSimulator) -> None:
+    router = Router(accounts_of(sim))
+    lease = router.acquire(RouteRequest("r", "/files", account="B"), History(), number=1, max_wait=0)
+    assert isinstance(lease, Lease)
+    owners = router.owners
+    owners.learn(["file-used", "file-unused"], lease.state)
+    for number in range(3 * MOST):
+        owners.learn([f"resp_{number}"], lease.state)
+        if number % 1000 == 0:
+            assert owners.place("file-used") == ("B", None)
+    kept = [number for number in range(3 * MOST) if owners.place(f"resp_{number}") is not None]
+    assert MOST <= len(kept) <= 2 * MOST
+    assert kept == list(range(kept[0], 3 * MOST)), "the latest"
+    assert owners.place("file-unused") is None
+    router.release(lease)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_the_child_of_a_fork_does_not_wait_for_what_its_parent_looks_up(tmp_path: Path) -> None:
+    script = """
+        import os, signal, sys
+        from threading import Event, Thread
+        from keyrouter_openai import Key, SyncRoutedOpenAI, route_of
+        url, file, *secrets = sys.argv[1:]
+        keys = [Key(name=name, account=name, secret=secret, base_url=url) for name, secret in zip("ABC", secrets)]
+        client = SyncRoutedOpenAI(keys=keys, ledger=None)
+        client.models.list()  # the SDK takes locks when it is first used, which a child would find taken
+        asking = Event()
+        client.router.on_event(lambda event: asking.set())
+        Thread(target=client.files.retrieve, args=(file,), daemon=True).start()
+        asking.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            with SyncRoutedOpenAI(router=client.router, timeout=0.5, max_retries=0) as own:
+                print(route_of(own.files.retrieve(file)).account, flush=True)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    """
+    with ProviderSimulator([SimAccount("A"), SimAccount("B"), SimAccount("C")]) as sim:
+        file = foreign_file(sim, "B")
+        sim.fail("hang", path=f"/v1/files/{file}", account="A")
+        assert run(script, sim.url, file, *sim.keys.values()).stdout == "B\n"
