@@ -183,8 +183,9 @@ class Call:
             self._secrets.append(secret)
         self._replay = _sdk.BodyReplay(prepared)
         self._sent += 1
-        # A start that is held back buys nothing where no other key could take over, or must not.
-        hold = not self.router.is_single and not is_background(prepared)
+        # A start that is held back buys nothing where no other key could take over, or must not; and who follows what
+        # goes on elsewhere opens the stream before there is anything to tell.
+        hold = not (self.router.is_single or is_background(prepared) or prepared.method.lower() == "get")
         self._exchange = Exchange(
             self.router,
             lease,

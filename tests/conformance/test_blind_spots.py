@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from keyrouter_openai import Key, RoutedOpenAI, SyncRoutedOpenAI
@@ -18,15 +19,32 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 KEYS = [Key(name="a", secret="sk-a", account="A"), Key(name="b", secret="sk-b", account="B")]
 
 
+class Events(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """An event stream that tells nothing until it is read."""
+
+    was_read = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.was_read = True
+        yield b"data: {}\n\n"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.was_read = True
+        yield b"data: {}\n\n"
+
+
 @dataclass
 class Wire:
     """Answers every request, the first `refused` of them with 401, and keeps them."""
 
     refused: int = 0
     seen: list[httpx2.Request] = field(default_factory=list[httpx2.Request])
+    events: Events = field(default_factory=Events)
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.seen.append(request)
+        if request.url.path.endswith("/events"):
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=self.events)
         body: dict[str, Any] = {"id": "x", "object": "list", "data": [], "choices": [], "has_more": False}
         return httpx2.Response(401 if len(self.seen) <= self.refused else 200, json=body)
 
@@ -110,3 +128,11 @@ async def test_routes_that_take_the_admin_key_never_get_one_of_the_pool(client: 
     assert admin == ["Bearer sk-admin"] * 2
     assert routed in ("Bearer sk-a", "Bearer sk-b")
     assert len(client.ledger.attempts()) == 1
+
+
+async def test_who_follows_what_goes_on_elsewhere_does_not_wait_for_its_first_event(client: Any, wire: Wire) -> None:
+    stream_cls: Any = openai.Stream[object] if isinstance(client, SyncRoutedOpenAI) else openai.AsyncStream[object]
+    stream = await done(client.get("/work/1/events", cast_to=object, stream=True, stream_cls=stream_cls))
+
+    assert not wire.events.was_read
+    await done(stream.close())
