@@ -100,8 +100,14 @@ def first_walk(router: Router, wishes: Routing, options: _sdk.Options) -> Walk |
 
 
 def _lists_an_account(options: _sdk.Options) -> bool:
-    """Whether a list has no owner but the account: models are the same for all, and what has an id has an owner."""
+    """Whether a list has no owner but the account: models are the same for all, and what has an id has an owner.
+
+    An id need not look like one; but no path of more than three parts, such as `/agents/environments/templates`, is
+    without.
+    """
     endpoint = endpoint_of(options.url)
+    if endpoint.count("/") > 3:
+        return False
     return "{id}" not in endpoint and not endpoint.endswith("/models") and not mentions(options)
 
 

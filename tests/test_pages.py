@@ -111,6 +111,8 @@ async def test_a_list_that_the_sdk_does_not_know_yet(client: Any, sim: ProviderS
     page = await call(client.with_routing(account="C").get, "/files", cast_to=page_class[FileObject])
     assert len(page.data) == 3
     assert [made.account for made in sim.calls] == ["C"]
+    with pytest.raises(openai.NotFoundError):  # what belongs to something is no list of an account
+        await call(client.get, "/widgets/parts/mine/pins", cast_to=page_class[FileObject])
 
 
 @pytest.mark.parametrize("named", [{"account": "B"}, {"key": "B1"}])

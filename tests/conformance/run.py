@@ -44,8 +44,6 @@ CORE = (
 )
 RESOURCES = "tests/api_resources"
 ALL = ["tests"]
-# Checks files that the distribution leaves out.
-IGNORED = "tests/test_uv_workflows.py"
 ROUTED_SHARE = 0.6
 """Of the calls that tests make, what goes through a router at least: others use the admin key or a provider's."""
 LEAST_CALLS = {"3.54.0": 13_000, "3.3.0": 5_000, "2.54.0": 5_000}
@@ -165,7 +163,7 @@ def started(
     with (
         (folder / "output").open("wb") as output,
         subprocess.Popen(
-            [*command, "--ignore", IGNORED, *paths],
+            [*command, *paths],
             cwd=suite.folder,
             env=environment,
             stdout=output,
