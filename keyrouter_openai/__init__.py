@@ -8,6 +8,7 @@ The house, from the doors inwards:
     owners, lookup         whose the files, responses and other resources are that calls name
     pages                  lists of what accounts keep: of one, or of all in turn
     sockets                websocket sessions: opened as a call is made, watched while open (_sdk_sockets: their seams)
+    attaching              files that the SDK's helpers upload for a vector store go where the store is
     pool                   keys, accounts and hosts, and a lane of those that can serve each model
     core/                  decides, without I/O, clock or SDK:
         buckets, quota, charges, limits          what accounts grant, and what headers say of it
@@ -20,6 +21,7 @@ The house, from the doors inwards:
         session                                  what the events of a websocket say
         resources                                what belongs to an account, by its ids in calls and answers
     _sdk, options, prefix  the seams of the SDK; its options, read, and with one key put on a copy
+    _sdk_requests          the HTTP request of an attempt: the SDK's own, made with less work
     failures               what its exceptions mean, and how an error may leave the house
     exchange, bodies       one attempt on the wire, settled once; its answer, watched as it passes
     config, keys, route    where keys come from, what can be said of one, and of the routing of a call

@@ -12,14 +12,13 @@ The rest of the package sees what is private in the SDK through these functions 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
 from contextvars import ContextVar
-from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import WeakSet
@@ -44,6 +43,7 @@ from openai._constants import DEFAULT_MAX_RETRIES as DEFAULT_MAX_RETRIES
 from openai._models import FinalRequestOptions
 from openai._provider import _Provider
 from openai._response import AsyncAPIResponse
+from openai._utils._json import openapi_dumps as openapi_dumps
 from openai.auth import WorkloadIdentity
 
 from .bodies import EarlyEnd, connection_error, corrected, transport_errors, watch_async, watch_sync
@@ -51,6 +51,7 @@ from .core.body import holds_error
 from .errors import ConfigError
 from .exchange import Exchange
 from .keys import check_base_url
+from .route import look_inside
 from .sinks.log import logger
 
 # What is not in every supported version. Type checkers see the newest.
@@ -63,10 +64,12 @@ if TYPE_CHECKING:
     BASE_URL_NOT_GIVEN: NotGiven | None
 else:
     httpx2 = getattr(_base_client, "httpx2", None) or _base_client.httpx  # the HTTP library under this SDK
-    DataResidency = AnyWorkloadIdentity = Any
+    DataResidency = Any
+    AnyWorkloadIdentity = WorkloadIdentity | getattr(openai.auth, "X509WorkloadIdentity", WorkloadIdentity)
     BASE_URL_NOT_GIVEN = OpenAI.__init__.__kwdefaults__["base_url"]
 
 Client = AsyncOpenAI | OpenAI
+BaseClient = _base_client.BaseClient
 Options = FinalRequestOptions
 SdkProvider = _Provider
 
@@ -75,9 +78,6 @@ POOL_API_KEY = "keyrouter-pool-has-no-single-key"
 
 current_exchange: ContextVar[Exchange | None] = ContextVar("keyrouter_openai_exchange", default=None)
 """The attempt that this task is making; set around the SDK's `request` alone."""
-
-MOST_URLS = 256
-"""Full URLs that a client keeps; some have an id in their path."""
 
 BODY_HEADERS = (b"content-length", b"content-encoding", b"transfer-encoding")
 
@@ -114,6 +114,14 @@ def is_page(cast_to: object) -> bool:
     return isinstance(cast_to, type) and issubclass(cast_to, (BaseSyncPage, BaseAsyncPage))
 
 
+def raw_stream(result: object) -> object:
+    """The stream of events that what `.stream()` helpers give is made of; None for anything else."""
+    return getattr(result, "_raw_stream", None)
+
+
+look_inside.append(raw_stream)
+
+
 def list_again(page: Any, options: Options) -> Any:
     """The first page of a list, asked for as the page after this one is."""
     again = options.model_copy()
@@ -124,6 +132,11 @@ def list_again(page: Any, options: Options) -> Any:
 def is_set(value: object) -> bool:
     """Whether an argument with the SDK's own "not given" default was given."""
     return not isinstance(value, NotGiven)
+
+
+def tells_requests() -> bool:
+    """Whether the SDK's log shows each request as it is made."""
+    return _base_client.log.isEnabledFor(logging.DEBUG)
 
 
 def idempotency_key(client: Client, options: Options) -> str | None:
@@ -155,6 +168,8 @@ def read_timeout(client: Client, options: Options) -> float:
 class BodyReplay:
     """Whether a body can be sent again: one that is read only once must not be."""
 
+    __slots__ = ("_is_plain", "_replay")
+
     def __init__(self, options: Options) -> None:
         kind = getattr(_base_client, "_RequestBodyReplay", None)  # not in every supported version
         content = getattr(options, "content", None)
@@ -170,32 +185,8 @@ class BodyReplay:
 # -- what came of it
 
 
-class _Urls:
-    """The full URLs of one base URL by path: the SDK would parse both anew for each request."""
-
-    def __init__(self) -> None:
-        self._base: object = None
-        self._full: dict[str, Any] = {}
-
-    def full(self, base: object, path: str, work_out: Callable[[str], Any]) -> Any:
-        """What `work_out` makes of a path, worked out once as long as the base stays."""
-        if base is not self._base or len(self._full) >= MOST_URLS:
-            self._full, self._base = {}, base  # in this order: threads must not find the old ones under the new base
-        found = self._full.get(path)
-        if found is None:
-            found = self._full[path] = work_out(path)
-        return found
-
-
 class AsyncSeams(AsyncOpenAI):
     """Shows the router each successful HTTP response before the SDK parses it."""
-
-    @cached_property
-    def _urls(self) -> _Urls:
-        return _Urls()
-
-    def _prepare_url(self, url: str) -> Any:
-        return self._urls.full(self.base_url, url, super()._prepare_url)
 
     @property
     def user_agent(self) -> str:
@@ -275,13 +266,6 @@ _forks = _Forks()
 
 class SyncSeams(OpenAI):
     """As `AsyncSeams`, for the sync client."""
-
-    @cached_property
-    def _urls(self) -> _Urls:
-        return _Urls()
-
-    def _prepare_url(self, url: str) -> Any:
-        return self._urls.full(self.base_url, url, super()._prepare_url)
 
     @property
     def user_agent(self) -> str:

@@ -28,6 +28,10 @@ _url: ContextVar[Any] = ContextVar("keyrouter_openai_socket_url", default=None)
 """Where the connection goes that this task is opening, if not to the client's own address."""
 
 
+_STAYS = find_spec("openai.lib._websocket") is not None
+"""Whether this SDK itself follows no redirects to other hosts; earlier versions do, with the credential."""
+
+
 def routes_sockets(routed: type[_C]) -> type[_C]:
     """Decorates a client: whatever of its resources opens a websocket has it opened with a key of the client's pool."""
     sdk = AsyncOpenAI if issubclass(routed, AsyncOpenAI) else OpenAI
@@ -71,6 +75,11 @@ def _find(resource: Any, path: str) -> Iterator[str]:
 def _routed(client: Client, connect: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(connect)
     def routed(*args: Any, **arguments: Any) -> Any:
+        if not _STAYS and isinstance(client, AsyncOpenAI) and find_spec("websockets") is not None:
+            from .sockets import StayingConnection
+
+            given = cast("Mapping[str, object]", arguments.get("websocket_connection_options") or {})
+            arguments["websocket_connection_options"] = {"create_connection": StayingConnection, **given}
         manager = connect(*args, **arguments)
         if not hasattr(manager, "_connect_ws"):
             if client.api_key == POOL_API_KEY and not has_authorization(arguments.get("extra_headers")):

@@ -125,21 +125,24 @@ class AsyncBody(_Body):
             self._ready += self._finish() if chunk is None else self._feed(chunk)
         self._opened()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    # No generator: there would be one more for a loop that ends to close, while others close what they read from.
+    async def __anext__(self) -> bytes:
         if self._ready:
             ready, self._ready = self._ready, b""
-            yield ready
+            return ready
         try:
-            if not self._ended:
-                async for chunk in self._chunks:
-                    if out := self._feed(chunk):
-                        yield out
-                if out := self._finish():
-                    yield out
+            while not self._ended:
+                chunk = await anext(self._chunks, None)
+                if out := self._finish() if chunk is None else self._feed(chunk):
+                    return out
         except transport_errors() as error:
             self._settle_error(error)
-            return
-        self._settle_end()
+        else:
+            self._settle_end()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Close the connection's stream; what was not read is given up."""
@@ -237,7 +240,10 @@ def corrected(error: BaseException, request: Any) -> BaseException | None:
         return None
     http = sys.modules[type(request).__module__.partition(".")[0]]
     kind = http.ConnectError if isinstance(cause, aiohttp.ClientConnectorError) else http.RemoteProtocolError
-    return kind(str(cause), request=request)
+    mended = kind(str(cause), request=request)
+    # What lies beneath knows nothing of the request, and a caller may look for it.
+    mended.__cause__ = getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None)
+    return mended
 
 
 def connection_error(error: BaseException, request: Any) -> openai.APIConnectionError:

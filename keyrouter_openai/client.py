@@ -14,11 +14,14 @@ from typing import Any, Self
 
 import anyio.to_thread
 import openai
+from anyio.lowlevel import current_token
 from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from ._sdk_requests import QuickRequests
 from ._sdk_sockets import routes_sockets
+from .attaching import uploads_to_owners
 from .clock import Signal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
@@ -32,8 +35,9 @@ from .route import HedgeAfter, Routing, remember_route
 from .router import Router
 
 
+@uploads_to_owners
 @routes_sockets
-class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
+class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A drop-in for `AsyncOpenAI` that routes each call over a pool of keys.
 
     Takes all that `AsyncOpenAI` takes, with the same meaning: `timeout` bounds each attempt, `max_retries` is
@@ -216,7 +220,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
                 return await self.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         send = partial(super().request, cast_to, stream=stream, stream_cls=stream_cls)
         call = self._new_call(options, stream=stream)
-        if call.request.mentions:
+        if call.request.needs_owner:
             found = await self._find_owners(call, send)
             if found is not None:
                 return found
@@ -228,7 +232,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
     async def _run(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         """Make one call, and tie its route to what comes of it."""
         try:
-            result = await self._attempts(call, partial(self._attempt, call, send))
+            result = await self._attempts(call, send)
         except BaseException as error:
             raised = call.raising(error)
             if raised is error:
@@ -246,7 +250,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         if call.request.pinned:
             return None
         for id in owners.sought(ids):
-            with Search(owners, id, near=ids, blocking=False) as search:
+            with Search(owners, id, near=ids, among=current_token()) as search:
                 if search.is_mine:
                     found = await self._search(search, call, send)
                     if found is not None:
@@ -255,6 +259,7 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
                     signal = Signal()
                     search.on_end(signal.set)
                     await signal.wait(inf)
+                    search.wait()
         return None
 
     async def _search(self, search: Search, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
@@ -275,16 +280,16 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
             raise missed
         return None
 
-    async def _attempts(self, call: Call, attempt: Callable[[], Awaitable[Any]]) -> Any:
+    async def _attempts(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         call.take()
         try:
-            return await attempt()
+            return await self._attempt(call, send)
         except BaseException as error:
             if not call.ended(error) or call.spent():
                 raise
         rest = partial(self._rest, call)
         await rest(call.pause())
-        return await async_policy(call, rest)(attempt)
+        return await async_policy(call, rest)(partial(self._attempt, call, send))
 
     async def _attempt(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         """One attempt: wait for the lease's start, put its key on the options, send."""
@@ -295,12 +300,15 @@ class RoutedOpenAI(DropIn, _sdk.AsyncSeams):
         secret = None
         if not router.sdk_credential:
             secret = router.cached_secret(key) or await router.vault_secrets.load(key.name)
-        options, exchange = call.begin(secret)
-        token = _sdk.current_exchange.set(exchange)
+        options = call.begin(secret)
+        if call.hedge_after is None:
+            sending = send(options)
+        else:
+            sending = hedged(call, partial(send, options), partial(self._attempt, send=send))
+        del options  # the SDK makes copies of its own, and the call may be under way for long
+        token = _sdk.current_exchange.set(call.exchange)
         try:
-            if call.hedge_after is None:
-                return await send(options)
-            return await hedged(call, partial(send, options), partial(self._attempt, send=send))
+            return await sending
         finally:
             _sdk.current_exchange.reset(token)
 

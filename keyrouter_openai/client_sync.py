@@ -11,7 +11,9 @@ from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from ._sdk_requests import QuickRequests
 from ._sdk_sockets import routes_sockets
+from .attaching import uploads_to_owners
 from .clock import ThreadSignal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
@@ -25,8 +27,9 @@ from .route import Routing, remember_route
 from .router import Router
 
 
+@uploads_to_owners
 @routes_sockets
-class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
+class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A drop-in for `OpenAI` that routes each call over a pool of keys. Safe to share between threads.
 
     Takes all that `OpenAI` takes, with the same meaning: `timeout` bounds each attempt, `max_retries` is
@@ -201,7 +204,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         send = partial(super().request, cast_to, stream=stream, stream_cls=stream_cls)
         call = self._new_call(options, stream=stream)
         refuse_hedging(call)
-        if call.request.mentions:
+        if call.request.needs_owner:
             found = self._find_owners(call, send)
             if found is not None:
                 return found
@@ -213,7 +216,7 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
     def _run(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
         """Make one call, and tie its route to what comes of it."""
         try:
-            result = self._attempts(call, partial(self._attempt, call, send))
+            result = self._attempts(call, send)
         except BaseException as error:
             raised = call.raising(error)
             if raised is error:
@@ -231,13 +234,13 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         if call.request.pinned:
             return None
         for id in owners.sought(ids):
-            with Search(owners, id, near=ids, blocking=True) as search:
+            with Search(owners, id, near=ids, among=None) as search:
                 if search.is_mine:
                     found = self._search(search, call, send)
                     if found is not None:
                         return found
                 else:
-                    search.over.result()
+                    search.wait()
         return None
 
     def _search(self, search: Search, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
@@ -258,16 +261,16 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
             raise missed
         return None
 
-    def _attempts(self, call: Call, attempt: Callable[[], Any]) -> Any:
+    def _attempts(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
         call.take()
         try:
-            return attempt()
+            return self._attempt(call, send)
         except BaseException as error:
             if not call.ended(error) or call.spent():
                 raise
         rest = partial(self._rest, call)
         rest(call.pause())
-        return sync_policy(call, rest)(attempt)
+        return sync_policy(call, rest)(partial(self._attempt, call, send))
 
     def _attempt(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
         """One attempt: wait for the lease's start, put its key on the options, send."""
@@ -278,8 +281,8 @@ class SyncRoutedOpenAI(DropIn, _sdk.SyncSeams):
         secret = None
         if not router.sdk_credential:
             secret = router.cached_secret(key) or router.vault_secrets.load_sync(key.name)
-        options, exchange = call.begin(secret)
-        token = _sdk.current_exchange.set(exchange)
+        options = call.begin(secret)
+        token = _sdk.current_exchange.set(call.exchange)
         try:
             return send(options)
         finally:

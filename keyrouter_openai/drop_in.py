@@ -68,6 +68,12 @@ class DropIn:
         clone._wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after).over(self._wishes)
         return clone
 
+    @property
+    def _follows_owners(self) -> bool:
+        """Whether it is left to the router to which account a call goes, and there is a choice."""
+        wishes = current_routing().over(self._wishes)
+        return wishes.key is None and wishes.account is None and self.router.owners.matter
+
     def __copy__(self) -> Self:
         return cast("Self", cast("Any", self).copy())
 
@@ -89,7 +95,7 @@ class DropIn:
             if wishes.account == ALL_ACCOUNTS:
                 raise ConfigError(
                     f"account={ALL_ACCOUNTS!r} walks the lists of what accounts keep, such as files.list(): "
-                    "name one account for other calls, or none"
+                    "leave out key= and after= there, and name one account for other calls, or none"
                 )
             self.router.check_wishes(wishes.key, wishes.account)
         request = describe(options, wishes, id=self.router.new_id(), stream=stream)

@@ -23,34 +23,43 @@ class Search:
         owners: what is known of owners, and is to be told.
         id: the resource.
         near: what is named with it: its owners are asked first.
-        blocking: whether a thread waits, and not a task.
+        among: with whom it is shared: the token of an event loop, or None for threads.
     """
 
-    def __init__(self, owners: Owners, id: str, *, near: Iterable[str], blocking: bool) -> None:
+    def __init__(self, owners: Owners, id: str, *, near: Iterable[str], among: object) -> None:
         mine: Future[None] = Future()
-        self.over = owners.join(id, mine, blocking=blocking)
-        """Done when the search has come to its end, whatever it found."""
+        self.over = owners.join(id, mine, among=among)
+        """Done when the search has come to its end, whatever it found; with the error, if no account could tell."""
         self.is_mine = self.over is mine
         """Whether it is up to this call to ask."""
         self._owners = owners
         self._id = id
-        self._blocking = blocking
+        self._among = among
         self._left = deque(owners.candidates(near=near) if self.is_mine else ())
         self._asked: list[KeyState] = []
         self._unsure: list[KeyState] = []
         self._patient = False
+        self._error: openai.OpenAIError | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.is_mine:
-            self._owners.end(self._id, blocking=self._blocking)
-            self.over.set_result(None)
+            self._owners.end(self._id, among=self._among)
+            if self._error is None:
+                self.over.set_result(None)
+            else:
+                self.over.set_exception(self._error)
 
     def on_end(self, wake: Callable[[], None]) -> None:
         """Call `wake` when the search has come to its end, on whatever thread that happens."""
         self.over.add_done_callback(lambda _: wake())
+
+    def wait(self) -> None:
+        """Block until the search has come to its end, and raise what it failed with: asking again is no better."""
+        if (error := self.over.exception()) is not None:
+            raise error.with_traceback(None)
 
     def next(self, call: Call) -> Call | None:
         """The look-up that is to be made next on behalf of a call; None when no account has the resource."""
@@ -80,5 +89,6 @@ class Search:
         key = self._asked[-1]
         if self._patient:
             error.add_note(f"whose {self._id} is cannot be told: {self._owners.place_of(key)} could not be asked")
+            self._error = error
             raise error
         self._unsure.append(key)

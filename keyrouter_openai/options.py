@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from openai import NotGiven, Omit
@@ -13,7 +13,7 @@ from openai import NotGiven, Omit
 from ._sdk import Client, Options
 from .core.body import estimate
 from .core.model import Estimate, RouteRequest
-from .core.resources import mentioned
+from .core.resources import lasts, mentioned
 from .errors import ConfigError
 from .keys import Key
 from .prefix import may_be_cached, prefixes
@@ -23,8 +23,9 @@ from .route import Routing
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-_T = TypeVar("_T")
 _EMPTY: Mapping[str, object] = {}
+_MADE_TOGETHER = (hash("made together"),)
+"""In place of a prompt's beginnings: what lasts is made at one account while that serves, as it is used together."""
 _USAGE_PATHS = ("/chat/completions", "/completions")
 _ID_SEGMENT = re.compile(r"(?=.*\d)[\w.:-]{6,}|.*[_:].*\d.*|.{25,}")
 
@@ -44,14 +45,14 @@ def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> Rou
     fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else _EMPTY
     model, tags = fields.get("model"), wishes.tags or {}
     tenant = tags.get("tenant") or fields.get("user") or ""
-    estimated = once(partial(estimate, body))
+    size = Tokens(fields, options.url)
     return RouteRequest(
         id=id,
         endpoint=endpoint_of(options.url),
         model=model if isinstance(model, str) else None,
         stream=stream,
-        estimate=estimated,
-        prefixes=once(partial(_prefixes, fields, options.url, estimated)),
+        estimate=size.estimate,
+        prefixes=size.prefixes,
         tenant=str(tenant),
         urgent=tags.get("priority") != "batch",
         objective=wishes.objective,
@@ -61,20 +62,31 @@ def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> Rou
     )
 
 
-def _prefixes(fields: Mapping[str, object], url: str, estimated: Callable[[], Estimate]) -> Sequence[int]:
-    return prefixes(fields, url) if may_be_cached(fields, estimated().prompt) else ()
+class Tokens:
+    """What a body says of the tokens that it costs, worked out when first asked for, and at most once."""
 
+    __slots__ = ("_estimate", "_fields", "_prefixes", "_url")
 
-def once(work: Callable[[], _T]) -> Callable[[], _T]:
-    """`work`, done when first asked for, and at most once."""
-    done: list[_T] = []
+    def __init__(self, fields: Mapping[str, object], url: str) -> None:
+        self._fields = fields
+        self._url = url
+        self._estimate: Estimate | None = None
+        self._prefixes: Sequence[int] | None = None
 
-    def result() -> _T:
-        if not done:
-            done.append(work())
-        return done[0]
+    def estimate(self) -> Estimate:
+        """How many they are."""
+        if self._estimate is None:
+            self._estimate = estimate(self._fields)
+        return self._estimate
 
-    return result
+    def prefixes(self) -> Sequence[int]:
+        """Which of them a provider may have in its cache."""
+        if self._prefixes is None and lasts("post", self._url, _EMPTY):
+            self._prefixes = _MADE_TOGETHER
+        if self._prefixes is None:
+            cacheable = may_be_cached(self._fields, self.estimate().prompt)
+            self._prefixes = prefixes(self._fields, self._url) if cacheable else ()
+        return self._prefixes
 
 
 @lru_cache(maxsize=1024)
@@ -99,8 +111,7 @@ def body_of(options: Options) -> Mapping[str, object]:
 
 def is_background(options: Options) -> bool:
     """Whether the call starts work that goes on at the provider, and so must not be started twice."""
-    body = options.json_data
-    return isinstance(body, Mapping) and cast("Mapping[str, object]", body).get("background") is True
+    return body_of(options).get("background") is True
 
 
 def choices(options: Options) -> int:

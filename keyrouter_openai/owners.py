@@ -22,7 +22,7 @@ from .pool import Pool
 from .protocols import Clock, Recorder
 
 MOST = 10_000
-"""Ids that are kept in memory at least, by their latest use; twice as many at most."""
+"""Ids that are kept in memory at least, by their latest use; four times as many at most."""
 RECORD_S = 2.0
 """Seconds that a call which made something lasting waits, at most, until its owner is in the ledger."""
 NOWHERE_S = 5.0
@@ -58,7 +58,7 @@ class Owners:
         """The recent ones of before: what is used goes back to the recent, and the rest when these are many."""
         self._nowhere: dict[str, float] = {}
         """Until when (monotonic time) an id is not looked up."""
-        self._searches: dict[tuple[str, bool], Future[None]] = {}
+        self._searches: dict[tuple[str, object], Future[None]] = {}
         self._judged: dict[str, Key] = {}
         """The keys for which `_differ` was worked out: whether they name different projects."""
         self._differ = False
@@ -135,6 +135,8 @@ class Owners:
             if owner is None:
                 return None
             self._recent[id] = owner
+            if len(self._recent) >= 2 * MOST:  # all of them are in use
+                self._forget_unused()
         key = self._pool.keys.get(owner.key)
         if key is not None:
             return self.place_of(key)
@@ -193,16 +195,17 @@ class Owners:
         keys = [key for key in self._pool.keys.values() if key.enabled and key.health.probation is None]
         return sorted(keys, key=lambda key: self.place_of(key) not in first)
 
-    def join(self, id: str, mine: Future[None], *, blocking: bool) -> Future[None]:
+    def join(self, id: str, mine: Future[None], *, among: object) -> Future[None]:
         """The search for an owner that is going on, which is `mine` if there was none.
 
-        Tasks and threads do not wait for each other: a thread may be the one that runs the task's event loop.
+        Only those wait for each other that are `among` the same: the tasks of one event loop, or threads. A thread may
+        be the one that runs the task's loop, and another loop may have been left standing.
         """
-        return self._searches.setdefault((id, blocking), mine)
+        return self._searches.setdefault((id, among), mine)
 
-    def end(self, id: str, *, blocking: bool) -> None:
+    def end(self, id: str, *, among: object) -> None:
         """A search has come to its end, whatever it found."""
-        self._searches.pop((id, blocking), None)
+        self._searches.pop((id, among), None)
 
     def found_nowhere(self, id: str) -> None:
         """A search has come to its end: no account has the resource. It may be made elsewhere at any time."""

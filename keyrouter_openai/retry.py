@@ -24,9 +24,9 @@ import openai
 from . import _sdk, failures
 from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
-from .core.resources import lasts, reading_path, shows
+from .core.resources import lasts, reading_headers, reading_path, shows
 from .core.select import History, Refusal
-from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Verdict, backoff, may_try_again
+from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Blame, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
 from .lease import Lease
@@ -124,8 +124,7 @@ class Call:
     def granted(self, taken: Lease | Refusal) -> None:
         """Go on with a lease, or give up."""
         if isinstance(taken, Refusal) and self._leans:
-            needed = tuple(id for id in self._asked.mentions if id not in self._asked.carried)
-            self.request = self._asked = self._asked._replace(mentions=needed, carried=frozenset())
+            self._lean_no_more()
             self.take()
             return
         if isinstance(taken, Refusal):
@@ -167,8 +166,8 @@ class Call:
 
     # -- what the drivers tell
 
-    def begin(self, secret: SecretStr | None) -> tuple[_sdk.Options, Exchange]:
-        """The lease's time has come: the options to send, and the exchange that will be settled."""
+    def begin(self, secret: SecretStr | None) -> _sdk.Options:
+        """The lease's time has come: the options to send; from now on there is an `exchange`."""
         lease = self.lease
         prepared, asked_usage = prepare(
             self._client,
@@ -196,7 +195,7 @@ class Call:
             choices=choices(prepared),
             shows=self.shows,
         )
-        return prepared, self._exchange
+        return prepared
 
     def waited(self, seconds: float) -> None:
         """The call has waited for capacity."""
@@ -228,6 +227,8 @@ class Call:
         self._error, self._failure = error, failure
         self._free += failure.fault in FREE
         self._history.add(lease.key.name, lease.state.account.name, lease.state.host.name, failure.fault)
+        if self._leans and POLICIES[failure.fault].blame is not Blame.KEY:  # others of its keys may do
+            self._lean_no_more()
         return self._is_worth_another(error, failure.fault)
 
     def raising(self, error: BaseException) -> BaseException:
@@ -250,7 +251,7 @@ class Call:
         options, path = self.options, reading_path(id)
         assert path is not None, "only what can be read is looked up"
         if (options.method.lower(), options.url) != ("get", path):
-            options = _sdk.Options.construct(method="get", url=path)
+            options = _sdk.Options.construct(method="get", url=path, headers=reading_headers(id))
             options.timeout = self.options.timeout
         wait = self._wishes.max_wait if patient else 0.0
         wishes = replace(self._wishes, key=place.key, account=place.account, max_wait=wait, hedge_after=None)
@@ -270,7 +271,7 @@ class Call:
         """The same call with a lease on another account, or None if none can be spared for it now."""
         if self.spent():
             return None
-        self._history.tried.add(self.lease.state.account.name)
+        self._history.tried |= {self.lease.state.account.name}
         lease = self.router.spare(self.request, self._history, number=self._sent + 1)
         if lease is None:
             return None
@@ -304,6 +305,11 @@ class Call:
     def _leans(self) -> bool:
         """Whether this call goes to the owner of what it brings along, and need not."""
         return self.request.owned is not None and self.request.owned in self._asked.carried
+
+    def _lean_no_more(self) -> None:
+        """Let any account serve that has what the call cannot do without."""
+        needed = tuple(id for id in self._asked.mentions if id not in self._asked.carried)
+        self.request = self._asked = self._asked._replace(mentions=needed, carried=frozenset())
 
     def _accounts(self) -> int:
         """How many accounts might serve this call at some time."""

@@ -13,10 +13,13 @@ import logging
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urljoin, urlsplit
 
 import openai
+from websockets.asyncio.client import ClientConnection
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus, SecurityError
+from websockets.http11 import Response
 
 from . import _sdk
 from ._sdk import httpx2
@@ -51,6 +54,22 @@ def take_over(client: RoutedOpenAI | SyncRoutedOpenAI, dial: Dial) -> None:
         dial.replace(partial(_open_sync, client, dial))
 
 
+class StayingConnection(ClientConnection):
+    """Follows no redirect to another host, which would get the credential too."""
+
+    async def handshake(self, *args: Any, **kwargs: Any) -> None:
+        """As inherited, but for redirects."""
+        try:
+            await super().handshake(*args, **kwargs)
+        except InvalidStatus as error:
+            host, location = cast("Any", self.request).headers["Host"], error.response.headers.get("Location", "")
+            if urlsplit(urljoin(f"ws://{host}", location)).netloc == host:
+                raise
+        else:
+            return
+        raise SecurityError("Cross-origin WebSocket redirects are not allowed")
+
+
 async def _open(client: RoutedOpenAI, dial: Dial, query: Mapping[str, object], headers: Mapping[str, Any]) -> object:
     options = dial.options(query, headers)
     if not _sdk.is_routed(client, options):
@@ -66,7 +85,7 @@ async def _open(client: RoutedOpenAI, dial: Dial, query: Mapping[str, object], h
         return _Socket(connection, Session(client.router, call.exchange, connection))
 
     try:
-        return await client._attempts(call, partial(client._attempt, call, send))
+        return await client._attempts(call, send)
     except BaseException as error:
         raised = _raising(call, error)
         if raised is error:
@@ -89,7 +108,7 @@ def _open_sync(client: SyncRoutedOpenAI, dial: Dial, query: Mapping[str, object]
         return _SyncSocket(connection, Session(client.router, call.exchange, connection))
 
     try:
-        return client._attempts(call, partial(client._attempt, call, send))
+        return client._attempts(call, send)
     except BaseException as error:
         raised = _raising(call, error)
         if raised is error:
@@ -136,9 +155,10 @@ class Session:
         self._router = router
         self._exchange = exchange
         self._watch = SessionWatch()
-        response = connection.response
-        raw = [(name.encode(), value.encode()) for name, value in response.headers.raw_items()]
-        exchange.answered(response.status_code, raw)
+        response = getattr(connection, "response", None)
+        if isinstance(response, Response):  # a connection of the caller's own making may have none
+            raw = [(name.encode(), value.encode()) for name, value in response.headers.raw_items()]
+            exchange.answered(response.status_code, raw)
         exchange.under_way()
         exchange.opened()
 

@@ -287,6 +287,12 @@ async def test_the_route_of_a_call(sim: ProviderSimulator) -> None:
         assert route_of(stream).usage is None
         assert [chunk async for chunk in stream]
         assert route_of(stream).usage is not None
+        async with client.chat.completions.stream(model="gpt-4o", messages=MESSAGES) as helper:
+            assert [event async for event in helper]
+            assert route_of(helper).usage is not None
+        async with client.responses.stream(model="gpt-4o", input="Hello") as helper:
+            assert [event async for event in helper]
+            assert route_of(helper).usage is not None
         sim.fail("bad_request", times=1)
         with pytest.raises(openai.BadRequestError) as caught:
             await ask(client)

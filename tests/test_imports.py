@@ -25,7 +25,7 @@ LAYERS = (
     ("lease", "learning", "allocate", "owners", "router"),
     (
         *("exchange", "bodies", "_sdk", "_sdk_sockets", "failures", "prefix", "options", "hedging", "retry", "lookup"),
-        *("config", "pages", "sockets", "drop_in"),
+        *("_sdk_requests", "config", "pages", "sockets", "drop_in", "attaching"),
     ),
     ("client", "client_sync"),
     ("testing",),

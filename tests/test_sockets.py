@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from keyrouter_openai import ConfigError, Key, NoKeyAvailable, RoutedOpenAI, Router, SyncRoutedOpenAI, route_of
-from keyrouter_openai.testing import ProviderSimulator, SimAccount, respond
+from keyrouter_openai.testing import ProviderSimulator, SimAccount, redirect, respond
 from tests.sessions import BOTH, MODEL, client_of, contents, outcomes, plain, realtime, upgrades
 from tests.support import Pool, TurnedClock, make_pool
 
@@ -122,6 +122,15 @@ async def test_keys_that_do_not_serve_the_model_are_not_chosen(sim: ProviderSimu
     for _ in range(4):
         await realtime(RoutedOpenAI(keys=keys, ledger=None))
     assert {call.key for call in sim.calls} == {"B/key-1"}
+
+
+@BOTH
+async def test_no_credential_follows_a_redirect_to_another_host(pool: Pool, sync: bool) -> None:
+    with ProviderSimulator([SimAccount("C")], seed=7) as other:
+        pool.sim.fail(redirect(other.url.replace("http", "ws") + "/realtime"))
+        with pytest.raises(exceptions.InvalidHandshake):
+            await realtime(client_of(pool, sync=sync))
+        assert other.calls == []
 
 
 @BOTH

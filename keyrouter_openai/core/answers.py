@@ -22,6 +22,8 @@ _SPEAKING = re.compile(
     r"|details?|title|\w*description|raw|body|quotaid"
 )
 """Fields whose text is the server's own."""
+_FREE = re.compile(r"(?:\w+_)?(?:message|msg)|details?|title|\w*description|raw|body")
+"""Those of them that are meant for text: a single word in them may be anybody's."""
 _EXACT = re.compile(r"\w*code|reason")
 """Those of them whose codes say more than the others'."""
 _ECHOING = re.compile(r"input|messages|prompt|content|choices|output|tools|flagged_input")
@@ -64,6 +66,8 @@ class Answer:
 
     Four are found here: `html_page`, `limit_is_zero`, `requested_above_limit` and `requested_within_limit`.
     """
+    unsure: frozenset[str]
+    """Those of these that stood where text is expected."""
     text: str
     """All human text in lower case, on one line, without links and markup."""
     fields: dict[str, str]
@@ -75,6 +79,7 @@ def read_answer(status: int, body: str | bytes) -> Answer:
     text = body[:MAX_BODY].decode(errors="replace") if isinstance(body, bytes) else body[:MAX_BODY]
     exact: list[str] = []
     codes: list[str] = []
+    free: set[str] = set()
     said: list[str] = []
     fields: dict[str, str] = {}
     depth_of_status = -1
@@ -89,6 +94,8 @@ def read_answer(status: int, body: str | bytes) -> Answer:
             continue
         elif _CODE.fullmatch(word):
             (exact if _EXACT.fullmatch(key) else codes).append(word)
+            if _FREE.fullmatch(key):
+                free.add(word)
         elif "<" in word and _HTML.search(word):
             codes.append("html_page")
             said.append(_MARKUP.sub(" ", word[: 4 * _MAX_TEXT]))
@@ -96,7 +103,7 @@ def read_answer(status: int, body: str | bytes) -> Answer:
             said.append(word)
     heard = " | ".join(_QUOTED.sub(r"\1\1", sentence) for sentence in dict.fromkeys(said))
     plain = " ".join(_URL.sub(" ", heard).split())[:_MAX_TEXT]
-    return Answer(status, tuple(dict.fromkeys([*exact, *codes, *_compared(plain)])), plain, fields)
+    return Answer(status, tuple(dict.fromkeys([*exact, *codes, *_compared(plain)])), frozenset(free), plain, fields)
 
 
 def _unquoted(text: str) -> str:

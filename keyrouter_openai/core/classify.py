@@ -100,7 +100,7 @@ def _detail(code: str, answer: Answer) -> str:
     """The most telling code of an answer; empty where it has none that is fit to be shown."""
     telling = [
         *([] if code in _VAGUE else [code]),
-        *(other for other in answer.codes if other not in _VAGUE),
-        *answer.codes,
+        *(other for other in answer.codes if other not in _VAGUE and other not in answer.unsure),
+        *(other for other in answer.codes if other not in answer.unsure),
     ]
     return next((code for code in telling if len(code) <= 60 and _PRESENTABLE.fullmatch(code)), "")

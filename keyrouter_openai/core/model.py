@@ -198,6 +198,11 @@ class RouteRequest(NamedTuple):
     """The one of these whose owner `account` is; None where the caller has named the account, or nobody."""
 
     @property
+    def needs_owner(self) -> bool:
+        """Whether it names what must be found; items that it carries are not worth a look into the ledger."""
+        return len(self.mentions) > len(self.carried)
+
+    @property
     def pinned(self) -> bool:
         """Whether it is settled who may serve."""
         return self.key is not None or self.account is not None

@@ -29,6 +29,7 @@ _READ_AT = {
     "thread_": "/threads/",
 }
 """Prefixes of the ids that can be looked up by themselves, and where."""
+_BETA = ("asst_", "thread_", "vs_")
 _ITEMS = ("msg_", "rs_", "fc_", "ws_", "mcp_", "fs_", "ci_", "ig_", "cu_", "ctc_")
 """Prefixes of the items of responses and conversations."""
 _USED = ("ft:", "pmpt_")
@@ -47,7 +48,7 @@ _ID = re.compile(_SHAPE)
 _ID_FIELD = re.compile(rf'id"\s*:\s*"({_SHAPE})"'.encode())
 """Quotes inside of a JSON string are escaped, so this can only be a real field."""
 _UNSTORED = re.compile(rb'"store"\s*:\s*false')
-_CALLERS_OWN = re.compile(rb'"(?:metadata|attributes)"\s*:\s*\{\s*"')
+_CALLERS_OWN = re.compile(rb'"(?:metadata|attributes|parameters|schema)"\s*:\s*\{\s*"')
 _NAMES = frozenset(
     {
         *("id", "after", "before", "model", "file", "files", "training_file", "validation_file", "result_files"),
@@ -143,6 +144,11 @@ def _bound(ids: Iterable[str], *, stored: bool) -> tuple[str, ...]:
 def reading_path(id: str) -> str | None:
     """The path of the GET that looks a resource up, or None if there is no such call for its kind."""
     return next((f"{path}{id}" for prefix, path in _READ_AT.items() if id.startswith(prefix)), None)
+
+
+def reading_headers(id: str) -> Mapping[str, str]:
+    """What goes along with that GET: OpenAI refuses to read some kinds without it (the SDK sends the same)."""
+    return {"OpenAI-Beta": "assistants=v2"} if id.startswith(_BETA) else {}
 
 
 def lasts(method: str, path: str, body: Mapping[str, object]) -> bool:

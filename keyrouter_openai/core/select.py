@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -16,28 +17,32 @@ Obstacle = tuple[str, float]
 """Why a key cannot serve, and until when (monotonic seconds, infinite where nobody knows)."""
 
 
+_NO_FAULTS: Mapping[str, Fault] = {}
+
+
 class History:
     """What one call has been through: where it must not go again, and where it would rather not."""
 
     __slots__ = ("accounts", "hosts", "keys", "tried")
 
     def __init__(self) -> None:
-        self.keys: dict[str, Fault] = {}
-        self.accounts: dict[str, Fault] = {}
-        self.hosts: dict[str, Fault] = {}
-        self.tried: set[str] = set()
+        # Most calls add nothing: what is empty is shared, and what is added makes a new one.
+        self.keys: Mapping[str, Fault] = _NO_FAULTS
+        self.accounts: Mapping[str, Fault] = _NO_FAULTS
+        self.hosts: Mapping[str, Fault] = _NO_FAULTS
+        self.tried: frozenset[str] = frozenset()
         """Accounts already tried, whatever came of it."""
 
     def add(self, key: str, account: str, host: str, fault: Fault) -> None:
         """Remember an attempt that ended in `fault`."""
-        self.tried.add(account)
+        self.tried |= {account}
         match POLICIES[fault].avoid:
             case Scope.KEY:
-                self.keys[key] = fault
+                self.keys = {**self.keys, key: fault}
             case Scope.ACCOUNT:
-                self.accounts[account] = fault
+                self.accounts = {**self.accounts, account: fault}
             case Scope.HOST:
-                self.hosts[host] = fault
+                self.hosts = {**self.hosts, host: fault}
             case Scope.NOTHING:
                 pass
 

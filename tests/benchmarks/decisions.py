@@ -33,14 +33,12 @@ import anyio
 import openai
 
 from keyrouter_openai import Key
-from keyrouter_openai.core.body import estimate
 from keyrouter_openai.core.limits import read_limits
 from keyrouter_openai.core.model import Dimension, Fault, Outcome, Reading, RouteRequest, Usage
 from keyrouter_openai.core.queue import Turn
 from keyrouter_openai.core.select import History
 from keyrouter_openai.lease import Lease
-from keyrouter_openai.options import once
-from keyrouter_openai.prefix import may_be_cached, prefixes
+from keyrouter_openai.options import Tokens
 from keyrouter_openai.router import Router
 from keyrouter_openai.testing.model import Denied, SimAccount, SimProvider
 from keyrouter_openai.testing.virtual import VirtualTime
@@ -186,14 +184,8 @@ class Pool:
 
 def request() -> RouteRequest:
     """One call, as `options.describe` describes it."""
-    estimated = once(partial(estimate, BODY))
-    return RouteRequest(
-        "r1",
-        ENDPOINT,
-        MODEL,
-        estimate=estimated,
-        prefixes=once(lambda: prefixes(BODY, ENDPOINT) if may_be_cached(BODY, estimated().prompt) else ()),
-    )
+    size = Tokens(BODY, ENDPOINT)
+    return RouteRequest("r1", ENDPOINT, MODEL, estimate=size.estimate, prefixes=size.prefixes)
 
 
 def outcome(account: str, readings: Sequence[Reading]) -> Outcome:

@@ -45,8 +45,8 @@ HOSTS, ACCOUNTS, KEYS = 3, 6, 2
 WARM_UP = 20_000
 """Calls after which memory is to be flat."""
 SAMPLE_EVERY = 5_000
-STEEPEST = 20.0
-"""Bytes of memory that one more call may cost in the long run: what an allocator loses between its blocks."""
+STEEPEST = 40.0
+"""Bytes of memory for each call, at most: no object is so small, so nothing of a call is left."""
 SPELL = 150
 """Requests that a host gets before other faults are in force."""
 MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4.1")

@@ -46,16 +46,17 @@ class NoWaiting(SystemClock):
 
 
 class Counts:
-    """How many calls were made and routed, over all workers."""
+    """How many calls were made and routed, over all workers; and how many tests, in this one."""
 
     def __init__(self) -> None:
+        self.tests = 0
         self.requests = 0
         self.routed = 0
 
 
 counts = Counts()
-pools: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""The secret of each client whose pool was made here."""
+pools: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
+"""The secret of each client whose pool was made here, and for which test it was made."""
 
 
 def swap(size: int) -> None:
@@ -75,6 +76,7 @@ def swap(size: int) -> None:
                     return await super().request(*arguments, **options)
 
         def _new_call(self, *arguments: Any, **options: Any) -> Any:
+            renew(self, size)
             counts.routed += len(self.router.keys) == max(size, 1)
             return super()._new_call(*arguments, **options)
 
@@ -92,6 +94,7 @@ def swap(size: int) -> None:
                     return super().request(*arguments, **options)
 
         def _new_call(self, *arguments: Any, **options: Any) -> Any:
+            renew(self, size)
             counts.routed += len(self.router.keys) == max(size, 1)
             return super()._new_call(*arguments, **options)
 
@@ -110,7 +113,7 @@ def construct(init: Any, client: Any, arguments: dict[str, Any], size: int) -> N
     if size and not other and isinstance(secret, str) and secret:
         try:
             init(**arguments, router=make_pool(secret, size))
-            pools[client] = secret
+            pools[client] = secret, counts.tests
         except ConfigError:
             # What a pool refuses a single key may do: plain HTTP to another host.
             init(**arguments)
@@ -134,10 +137,16 @@ def make_pool(secret: str, size: int) -> Router:
     return router
 
 
+def renew(client: Any, size: int) -> None:
+    """A fresh pool for each test: one remembers what happened to its keys, and the SDK's tests share clients."""
+    secret, test = pools.get(client, ("", counts.tests))
+    if test != counts.tests:
+        client.router = make_pool(secret, size)
+        pools[client] = secret, counts.tests
+
+
 def pytest_runtest_setup() -> None:
-    """Fresh pools for each test: one remembers what happened to its keys, and the SDK's tests share clients."""
-    for client, secret in list(pools.items()):
-        client.router = make_pool(secret, len(client.router.keys))
+    counts.tests += 1
 
 
 class Report:

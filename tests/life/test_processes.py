@@ -103,7 +103,7 @@ def test_a_stream_that_is_open_at_the_end_is_on_record(program: Program) -> None
 
 
 def test_an_async_stream_that_is_open_at_the_end_is_on_record(program: Program) -> None:
-    program.run("""
+    source = """
         async def main():
             global client, stream
             client = RoutedOpenAI()
@@ -112,7 +112,9 @@ def test_an_async_stream_that_is_open_at_the_end_is_on_record(program: Program) 
             await anext(stream)
 
         asyncio.run(main())
-    """)
+    """
+    # The loop closes the HTTP library's generators all at once, each of which closes others: with any client.
+    program.run(source, noise="aclose(): asynchronous generator is already running")
     assert program.outcomes() == ["abandoned", "ok"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
 from keyrouter_openai import SyncRoutedOpenAI
@@ -90,3 +92,15 @@ def test_another_process_goes_on_with_what_one_has_begun(tmp_path: Path) -> None
         made = run(script, path, arguments[0], "", *arguments[1:], check=False).stdout.strip()
         assert run(script, path, arguments[0], made, *arguments[1:]).stdout == "B\n"
         assert sim.count() == 2
+
+
+@pytest.mark.parametrize("given", [{"background": True}, {"extra_body": {"background": True}}])
+async def test_work_in_the_background_is_not_started_twice(
+    open_client: Open, sim: ProviderSimulator, given: dict[str, Any]
+) -> None:
+    client = open_client()
+    sim.fail("stream_cut")
+    with pytest.raises(openai.APIError):
+        stream = await respond(client, stream=True, **given)
+        list(stream) if isinstance(client, SyncRoutedOpenAI) else [event async for event in stream]
+    assert sim.count(path="/v1/responses") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import anyio
 import openai
 import pytest
 
-from keyrouter_openai import RoutedOpenAI, Router
+from keyrouter_openai import RoutedOpenAI, Router, SyncRoutedOpenAI
 from keyrouter_openai.core.model import RouteRequest
 from keyrouter_openai.core.select import History
 from keyrouter_openai.lease import Lease
@@ -155,6 +156,61 @@ async def test_an_account_that_cannot_be_asked_is_not_taken_for_one_that_has_not
     assert account(await respond(client, hidden)) == "B"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_those_who_wait_for_a_search_that_fails_fail_with_it(sim: ProviderSimulator) -> None:
+    hidden = foreign_file(sim, "B")
+    sim.fail("server_error", account="B", path=f"/v1/files/{hidden}")
+    sim.reset_counts()
+    notes: list[str] = []
+
+    async def ask(client: RoutedOpenAI) -> None:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await respond(client, hidden)
+        notes.extend(note for note in caught.value.__notes__ if "cannot be told" in note)
+
+    async with (
+        RoutedOpenAI(keys=accounts_of(sim), ledger=None, timeout=20.0, max_attempts=1) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(5):
+            tasks.start_soon(ask, client)
+    assert len(notes) == 5
+    assert sim.count(path=f"/v1/files/{hidden}") == 4, "each account once, and the one that could not tell once more"
+
+
+def test_nobody_waits_for_a_search_of_an_event_loop_that_stands_still(sim: ProviderSimulator) -> None:
+    file = foreign_file(sim, "B")
+    client = RoutedOpenAI(keys=accounts_of(sim), ledger=None, timeout=20.0)
+    loop, began = asyncio.new_event_loop(), asyncio.Event()
+    client.router.on_event(lambda _: began.set())
+    standing = loop.create_task(client.files.content(file))
+    loop.run_until_complete(began.wait())
+
+    async def another() -> str:
+        async with RoutedOpenAI(router=client.router, timeout=20.0) as own:
+            with anyio.move_on_after(10):
+                return account(await own.files.retrieve(file))
+        return "nobody"
+
+    served = asyncio.run(another())
+    standing.cancel()
+    loop.run_until_complete(asyncio.wait([standing]))
+    loop.run_until_complete(client.close())
+    loop.close()
+    assert served == "B"
+
+
+def test_look_ups_bring_the_headers_that_the_provider_wants(sim: ProviderSimulator) -> None:
+    seen: list[Any] = []
+    http_client = openai.DefaultHttpxClient(event_hooks={"request": [seen.append]})
+    with openai.OpenAI(api_key=sim.keys["C/key-1"], base_url=sim.url) as plain:
+        store = plain.vector_stores.create(name="s").id
+    with SyncRoutedOpenAI(keys=accounts_of(sim), ledger=None, http_client=http_client) as client:
+        client.vector_stores.files.list(store)
+    assert [request.method for request in seen] == ["GET"] * len(seen) and len(seen) > 1
+    assert {request.headers.get("openai-beta") for request in seen} == {"assistants=v2"}
+
+
 def test_memory_is_bounded_and_what_is_used_stays(sim: ProviderSimulator) -> None:
     router = Router(accounts_of(sim))
     lease = router.acquire(RouteRequest("r", "/files", account="B"), History(), number=1, max_wait=0)
@@ -169,6 +225,12 @@ def test_memory_is_bounded_and_what_is_used_stays(sim: ProviderSimulator) -> Non
     assert MOST <= len(kept) <= 2 * MOST
     assert kept == list(range(kept[0], 3 * MOST)), "the latest"
     assert owners.place("file-unused") is None
+    ids, known = list[str](), list[str]()
+    for _ in range(6):  # all are used, again and again
+        ids += (f"file-{len(ids) + number}" for number in range(MOST - 1))
+        owners.learn(ids[1 - MOST :], lease.state)
+        known = [id for id in ids if owners.place(id) is not None]
+    assert len(known) <= 4 * MOST
     router.release(lease)
 
 

@@ -280,3 +280,17 @@ async def test_items_brought_whole_stay_with_their_owner_while_it_serves(
     assert account(await again(input=both)) == route_of(elsewhere).account, "with the latest, and no error"
     with pytest.raises(openai.APIStatusError):  # a mere reference needs the provider to have it
         await again(input=[{"type": "item_reference", "id": first.output[0].id}, question])
+
+
+@pytest.mark.parametrize("fault", ["server_error", "unavailable", "reset", "rate_limit"])
+async def test_items_brought_whole_leave_an_owner_that_fails(
+    open_client: Open, sim: ProviderSimulator, fault: str
+) -> None:
+    client: Any = open_client()
+    first = await respond(client)
+    owner = account(first)
+    sim.fail(fault, account=owner, wait=0.1)
+    said = [item.model_dump(exclude_none=True) for item in first.output]
+    question = {"role": "user", "content": "And then?"}
+    answer = await do(client, "responses.create", model="gpt-4o", input=[*said, question])
+    assert [attempt.account == owner for attempt in route_of(answer).attempts] == [True, False]
