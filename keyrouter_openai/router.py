@@ -111,9 +111,7 @@ class Router:
         """
         names = [key.name for key in keys]
         if not names:
-            raise ConfigError(
-                f"pool {self.pool!r} has no keys: give keys=, or add one with `keyrouter-openai keys add NAME`"
-            )
+            raise ConfigError(f"pool {self.pool!r} has no keys: give some, or `keyrouter-openai keys add NAME`")
         if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ConfigError(f"pool {self.pool!r} has two keys named {twice[0]!r}: give each its own name")
         seen: dict[object, str] = {}
