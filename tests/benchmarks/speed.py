@@ -328,10 +328,10 @@ def print_row(*cells: str) -> None:
 
 async def measure_all(url: str, folder: Path, setups: Sequence[Setup], short: bool) -> None:
     in_flight = IN_FLIGHT[:2] if short else IN_FLIGHT
-    await time_calls(url, folder, setups, 5 if short else 31, in_flight)
-    await time_first_events(url, folder, setups, 21 if short else 201)
+    await time_calls(url, folder, setups, 3 if short else 31, in_flight)
+    await time_first_events(url, folder, setups, 7 if short else 201)
     await weigh_calls(url, folder, setups)
-    await time_tenacity(5 if short else 31)
+    await time_tenacity(3 if short else 31)
 
 
 def main() -> None:
