@@ -36,7 +36,7 @@ if not is_tested(openai.__version__):
         stacklevel=2,
     )
 
-from openai import _base_client
+from openai import _base_client, _streaming
 from openai._base_client import BaseAsyncPage as BaseAsyncPage
 from openai._base_client import BaseSyncPage as BaseSyncPage
 from openai._constants import DEFAULT_MAX_RETRIES as DEFAULT_MAX_RETRIES
@@ -78,6 +78,9 @@ POOL_API_KEY = "keyrouter-pool-has-no-single-key"
 
 current_exchange: ContextVar[Exchange | None] = ContextVar("keyrouter_openai_exchange", default=None)
 """The attempt that this task is making; set around the SDK's `request` alone."""
+
+_WRAPS_STREAM_ERRORS = hasattr(_streaming, "APIConnectionError")
+"""Earlier versions let the HTTP library's own errors out of a stream."""
 
 BODY_HEADERS = (b"content-length", b"content-encoding", b"transfer-encoding")
 
@@ -158,7 +161,7 @@ def max_retries(client: Client, options: Options) -> int:
 def read_timeout(client: Client, options: Options) -> float:
     """Seconds for which the caller waits for an answer, and so for which a call may wait for capacity."""
     given = client.timeout if isinstance(options.timeout, NotGiven) else options.timeout
-    seconds = given.read if isinstance(given, openai.Timeout) else given
+    seconds: Any = getattr(given, "read", given)  # of either HTTP library
     return math.inf if seconds is None else float(seconds)
 
 
@@ -209,7 +212,7 @@ class AsyncSeams(AsyncOpenAI):
                 _check_body(self, exchange, response)
             else:
                 try:
-                    await watch_async(response, exchange, stream=stream)
+                    await watch_async(response, exchange, stream=stream, wrap=_WRAPS_STREAM_ERRORS)
                 except EarlyEnd as end:
                     await response.aclose()
                     _raise_early_end(self, exchange, response, end)
@@ -284,7 +287,7 @@ class SyncSeams(OpenAI):
                 _check_body(self, exchange, response)
             else:
                 try:
-                    watch_sync(response, exchange, stream=stream)
+                    watch_sync(response, exchange, stream=stream, wrap=_WRAPS_STREAM_ERRORS)
                 except EarlyEnd as end:
                     response.close()
                     _raise_early_end(self, exchange, response, end)

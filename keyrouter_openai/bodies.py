@@ -42,6 +42,8 @@ class _Body:
         self._exchange = exchange
         self._ready = b""
         self._ended = False
+        self.wraps = not isinstance(watch, BodyWatch)
+        """Connection errors become the SDK's own; whoever reads the raw body sees the HTTP library's."""
 
     def _opened(self) -> None:
         if self._watch.phase is Phase.FAILED:
@@ -87,7 +89,7 @@ class _Body:
             return
         self._settle(Fault.STREAM_BROKEN)
         cover_credential(self._request)
-        if isinstance(self._watch, BodyWatch):  # whoever reads the raw body sees the HTTP library's own errors
+        if not self.wraps:
             raise error
         raise self._explained(connection_error(error, self._request)) from error
 
@@ -194,8 +196,10 @@ class SyncBody(_Body):
             self._settle_closed()
 
 
-async def watch_async(response: Any, exchange: Exchange, *, stream: bool) -> None:
+async def watch_async(response: Any, exchange: Exchange, *, stream: bool, wrap: bool) -> None:
     """Put a watched body in the place of the answer's own, and read up to its first content.
+
+    `wrap` says whether the SDK makes connection errors of a stream its own.
 
     Raises:
         EarlyEnd: a stream failed before its first content.
@@ -204,15 +208,17 @@ async def watch_async(response: Any, exchange: Exchange, *, stream: bool) -> Non
         _decode(response, "aiter_bytes")
     body = _bound(AsyncBody, _http_of(response), "AsyncByteStream")(response, _watch(exchange, stream), exchange)
     await body.open()
+    body.wraps = body.wraps and wrap
     response.stream = body
 
 
-def watch_sync(response: Any, exchange: Exchange, *, stream: bool) -> None:
+def watch_sync(response: Any, exchange: Exchange, *, stream: bool, wrap: bool) -> None:
     """As `watch_async`, blocking."""
     if stream:
         _decode(response, "iter_bytes")
     body = _bound(SyncBody, _http_of(response), "SyncByteStream")(response, _watch(exchange, stream), exchange)
     body.open()
+    body.wraps = body.wraps and wrap
     response.stream = body
 
 

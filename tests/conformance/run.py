@@ -44,10 +44,12 @@ CORE = (
 )
 RESOURCES = "tests/api_resources"
 ALL = ["tests"]
-ROUTED_SHARE = 0.6
+ROUTED_SHARE = 0.5
 """Of the calls that tests make, what goes through a router at least: others use the admin key or a provider's."""
 LEAST_CALLS = {"3.54.0": 13_000, "3.3.0": 5_000, "2.54.0": 5_000}
 """Calls that all tests of a version make through our clients, at least."""
+MOST_SUSPECTS = 20
+"""Tests that fail unexpectedly, up to which they are run once more: where more do, something is wrong."""
 MINUTES = 30
 """After which a run of pytest is taken to hang."""
 
@@ -104,9 +106,23 @@ def existing(suite: Suite, paths: Sequence[str]) -> list[str]:
 
 
 def run_lane(suite: Suite, version: str, lane: str, paths: Sequence[str]) -> Result:
-    """Run tests in one lane, on two workers."""
+    """Run tests in one lane, on two workers; what fails there unexpectedly, once more by itself."""
     with TemporaryDirectory() as folder, server(suite) as url, started(suite, lane, paths, url, Path(folder), 2) as run:
-        return result_of(run, Path(folder), version, lane, paths)
+        result = result_of(run, Path(folder), version, lane, paths)
+    # Some of the SDK's tests race against the clock, which two workers at once can lose.
+    suspects = sorted(result.failed.keys() - result.allowed)
+    if not 0 < len(suspects) <= MOST_SUSPECTS:
+        return result
+    with (
+        TemporaryDirectory() as folder,
+        server(suite) as url,
+        started(suite, lane, suspects, url, Path(folder), 0) as run,
+    ):
+        alone = result_of(run, Path(folder), version, lane, suspects)
+    for test in set(suspects) - alone.failed.keys():
+        print(f"passed by itself: {test}")
+        result.passed[result.failed.pop(test)] += 1
+    return result
 
 
 def compare_wire(suite: Suite, version: str) -> list[str]:
