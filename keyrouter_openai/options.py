@@ -41,8 +41,7 @@ class Header(str):
 
 def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> RouteRequest:
     """A call in the router's words."""
-    body = options.json_data
-    fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else _EMPTY
+    fields = body_of(options)
     model, tags = fields.get("model"), wishes.tags or {}
     tenant = tags.get("tenant") or fields.get("user") or ""
     size = Tokens(fields, options.url)
@@ -116,8 +115,7 @@ def is_background(options: Options) -> bool:
 
 def choices(options: Options) -> int:
     """How many choices a chat asks for."""
-    body = options.json_data
-    asked = cast("Mapping[str, object]", body).get("n") if isinstance(body, Mapping) else None
+    asked = body_of(options).get("n")
     return asked if isinstance(asked, int) else 1
 
 

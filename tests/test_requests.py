@@ -9,8 +9,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from keyrouter_openai import SyncRoutedOpenAI
+from keyrouter_openai import Key, SyncRoutedOpenAI
 from keyrouter_openai._sdk import httpx2
+from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
 CALLS: dict[str, dict[str, Any]] = {
     "ordinary": {},
@@ -65,3 +66,15 @@ def test_a_request_is_as_the_sdk_makes_it(change: Callable[[OpenAI], None], call
         assert (ours.method, ours.url, ours.content) == (theirs.method, theirs.url, theirs.content)
         assert sorted(ours.headers.multi_items()) == sorted(theirs.headers.multi_items())
         assert ours.extensions == theirs.extensions
+
+
+def test_a_key_is_chosen_by_the_model_that_is_sent() -> None:
+    with ProviderSimulator([SimAccount("A"), SimAccount("B")]) as sim:
+        keys = [
+            Key(name="A", secret=sim.keys["A/key-1"], base_url=sim.url, models=["large-*"]),
+            Key(name="B", secret=sim.keys["B/key-1"], base_url=sim.url, models=["small-*"]),
+        ]
+        with SyncRoutedOpenAI(keys=keys, ledger=None) as client:
+            for _ in range(4):
+                client.embeddings.create(model="large-1", input="x", extra_body={"model": "small-1"})
+        assert {(call.account, call.model) for call in sim.calls} == {("B", "small-1")}
