@@ -59,8 +59,6 @@ BLOCK = 128
 """Calls in a block, or as many as are in flight if those are more."""
 DELAYS = (0.0, 0.1)
 """Seconds that the provider takes for the first event: none at all, and what is fast for a model."""
-HELD = 1000
-"""Calls in flight where memory is measured."""
 
 
 @dataclass(frozen=True)
@@ -209,24 +207,24 @@ async def time_first_events(url: str, folder: Path, setups: Sequence[Setup], rou
             await client.close()
 
 
-async def memory_of_calls(setup: Setup, url: str, folder: Path) -> float:
+async def memory_of_calls(setup: Setup, url: str, folder: Path, held: int) -> float:
     """Kilobytes of memory that a call takes, at most, while it is in flight with many others."""
-    async with setup.client(f"{url}/all/{HELD}/v1", folder) as client:
-        work = partial(make_calls, client, HELD, stream=False, in_flight=HELD)
+    async with setup.client(f"{url}/all/{held}/v1", folder) as client:
+        work = partial(make_calls, client, held, stream=False, in_flight=held)
         await work()
         gc.collect()
         tracemalloc.start()
         try:
             await work()
-            return tracemalloc.get_traced_memory()[1] / HELD / 1000
+            return tracemalloc.get_traced_memory()[1] / held / 1000
         finally:
             tracemalloc.stop()
 
 
-async def weigh_calls(url: str, folder: Path, setups: Sequence[Setup]) -> None:
-    print(f"\nkilobytes per call with {HELD:,} in flight; beside it the ratio to the plain SDK")
+async def weigh_calls(url: str, folder: Path, setups: Sequence[Setup], held: int) -> None:
+    print(f"\nkilobytes per call with {held:,} in flight; beside it the ratio to the plain SDK")
     print_row("", "", *(setup.name for setup in setups))
-    found = [await memory_of_calls(setup, url, folder) for setup in setups]
+    found = [await memory_of_calls(setup, url, folder, held) for setup in setups]
     print_row("", "", *(f"{kilobytes:.1f} {kilobytes / found[0]:.3f}" for kilobytes in found))
 
 
@@ -330,14 +328,14 @@ async def measure_all(url: str, folder: Path, setups: Sequence[Setup], short: bo
     in_flight = IN_FLIGHT[:2] if short else IN_FLIGHT
     await time_calls(url, folder, setups, 3 if short else 31, in_flight)
     await time_first_events(url, folder, setups, 7 if short else 201)
-    await weigh_calls(url, folder, setups)
+    await weigh_calls(url, folder, setups, 100 if short else 1_000)
     await time_tenacity(3 if short else 31)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="what RoutedOpenAI costs beside plain AsyncOpenAI")
     parser.add_argument(
-        "--short", action="store_true", help="fewer rounds, at most 32 calls in flight, pools of at most 10"
+        "--short", action="store_true", help="fewer rounds, at most 100 calls in flight, pools of at most 10"
     )
     parser.add_argument("--instructions", action="store_true", help="count instructions too, with valgrind")
     parser.add_argument("--aiohttp", action="store_true", help="measure the SDK's aiohttp client too")
