@@ -219,9 +219,13 @@ class Key(_Declared):
         return "key ***" if isinstance(name, str) and _SECRET_LIKE.match(name) else f"key {name!r}"
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled: all but the secret."""
-        state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "secret": None}}
+        """What is pickled. Raises TypeError if there is a secret: a pickle shows it to whoever reads it."""
+        if self.secret is not None:
+            raise TypeError(
+                f"key {self.name!r} cannot be pickled with its secret: make it in each process, "
+                "or leave the secret to a vault (`keyrouter-openai keys add`)"
+            )
+        return super().__getstate__()
 
     @pydantic.field_validator("name")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -33,6 +34,15 @@ def test_a_key_comes_back_from_json_and_from_a_pickle() -> None:
     assert key.model_dump_json(exclude_defaults=True) == (
         '{"name":"a","limits":{"*":{"rpm":5}},"price_multiplier":0.8,"quality":0.0}'
     )
+
+
+def test_a_key_with_a_secret_is_not_pickled_and_may_be_copied() -> None:
+    key = Key(name="a", secret=SECRET, tags=("t",))
+    with pytest.raises(TypeError, match="key 'a' cannot be pickled with its secret: make it in each process") as caught:
+        pickle.dumps([key])
+    assert SECRET not in str(caught.value)
+    assert holds_no_secret(caught.value)
+    assert copy.copy(key) == copy.deepcopy([key])[0] == key
 
 
 @pytest.mark.parametrize(
