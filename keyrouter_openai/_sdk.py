@@ -23,6 +23,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import WeakSet
 
+import anyio.to_thread
 import openai
 from openai import AsyncOpenAI, NotGiven, OpenAI
 
@@ -210,6 +211,8 @@ class AsyncSeams(AsyncOpenAI):
             retries_taken = exchange.retries_taken
             if _is_read(exchange, response):
                 _check_body(self, exchange, response)
+                if exchange.lasts:
+                    await anyio.to_thread.run_sync(exchange.record_owner)
             else:
                 try:
                     await watch_async(response, exchange, stream=stream, wrap=_WRAPS_STREAM_ERRORS)
@@ -285,6 +288,8 @@ class SyncSeams(OpenAI):
             retries_taken = exchange.retries_taken
             if _is_read(exchange, response):
                 _check_body(self, exchange, response)
+                if exchange.lasts:
+                    exchange.record_owner()
             else:
                 try:
                     watch_sync(response, exchange, stream=stream, wrap=_WRAPS_STREAM_ERRORS)

@@ -14,7 +14,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 
-import anyio
+import anyio.to_thread
 import openai
 
 from .core.model import Fault
@@ -144,6 +144,8 @@ class AsyncBody(_Body):
             self._settle_error(error)
         else:
             self._settle_end()
+            if self._exchange.lasts:
+                await anyio.to_thread.run_sync(self._exchange.record_owner)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -187,6 +189,8 @@ class SyncBody(_Body):
             self._settle_error(error)
             return
         self._settle_end()
+        if self._exchange.lasts:
+            self._exchange.record_owner()
 
     def close(self) -> None:
         """Close the connection's stream; what was not read is given up."""

@@ -29,7 +29,6 @@ from .drop_in import DropIn, hide
 from .hedging import hedged
 from .keys import Key
 from .lookup import Search
-from .owners import RECORD_S
 from .retry import Call, async_policy
 from .route import HedgeAfter, Routing, remember_route
 from .router import Router
@@ -224,10 +223,7 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             found = await self._find_owners(call, send)
             if found is not None:
                 return found
-        result = await self._run(call, send)
-        if call.lasts and self.router.ledger is not None:
-            await anyio.to_thread.run_sync(self.router.ledger.flush, RECORD_S)
-        return result
+        return await self._run(call, send)
 
     async def _run(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         """Make one call, and tie its route to what comes of it."""
@@ -271,7 +267,7 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             try:
                 result = await self._run(by, send if is_call else look)
             except openai.OpenAIError as error:
-                search.missed(error)
+                search.missed(by, error)
                 missed = error if is_call else None
             else:
                 search.found(by)

@@ -21,7 +21,6 @@ from .drop_in import DropIn, hide
 from .hedging import refuse_hedging
 from .keys import Key
 from .lookup import Search
-from .owners import RECORD_S
 from .retry import Call, sync_policy
 from .route import Routing, remember_route
 from .router import Router
@@ -208,10 +207,7 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
             found = self._find_owners(call, send)
             if found is not None:
                 return found
-        result = self._run(call, send)
-        if call.lasts and self.router.ledger is not None:
-            self.router.ledger.flush(RECORD_S)
-        return result
+        return self._run(call, send)
 
     def _run(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
         """Make one call, and tie its route to what comes of it."""
@@ -252,7 +248,7 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
             try:
                 result = self._run(by, send if is_call else look)
             except openai.OpenAIError as error:
-                search.missed(error)
+                search.missed(by, error)
                 missed = error if is_call else None
             else:
                 search.found(by)

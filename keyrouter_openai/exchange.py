@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from weakref import WeakSet
+from weakref import ref
 
 from pydantic import SecretStr
 
@@ -12,6 +12,7 @@ from .core.limits import read_limits
 from .core.model import Failure, Fault, Outcome, Reading, Usage
 from .core.resources import is_shown_by_use, shown
 from .lease import Lease
+from .owners import RECORD_S
 from .route import RouteAttempt, Trace, annotate
 from .router import Router
 
@@ -39,6 +40,7 @@ class Exchange:
         "choices",
         "first_byte_s",
         "hold",
+        "lasts",
         "lease",
         "shows",
         "status",
@@ -55,6 +57,7 @@ class Exchange:
         hold: bool,
         choices: int,
         shows: bool,
+        lasts: bool,
     ) -> None:
         self.lease = lease
         self._secret = secret
@@ -66,6 +69,8 @@ class Exchange:
         """How many choices the stream of a chat will bring."""
         self.shows = shows
         """The answer shows resources of the account that gives it."""
+        self.lasts = lasts
+        """Whose they are is to be put on record (`record_owner`) when the answer is whole."""
         self.status: int | None = None
         self._readings: Sequence[Reading] = ()
         self._heard = False
@@ -82,7 +87,7 @@ class Exchange:
         self._project: str | None = None
         self._request_id: str | None = None
         trace.key, trace.account, trace.provider = lease.key.name, lease.account.name, lease.key.provider
-        _under_way.add(self)
+        _under_way.add(ref(self, _under_way.discard))
         router.started(lease)
 
     @property
@@ -136,6 +141,11 @@ class Exchange:
         """Learn whose the resources are that the answer shows: its bytes, or JSON that came with a stream."""
         self._router.owners.learn(shown(self.lease.request.endpoint, answer), self.lease.state)
 
+    def record_owner(self) -> None:
+        """Wait, for a moment at most, until it is in the ledger whose the resources are. Blocks."""
+        if self._router.ledger is not None:
+            self._router.ledger.flush(RECORD_S)
+
     def opened(self) -> None:
         """A stream has brought its first content."""
         self._router.proved(self.lease)
@@ -178,7 +188,7 @@ class Exchange:
         if self._settled:
             return
         self._settled = True
-        _under_way.discard(self)
+        _under_way.discard(ref(self))
         lease, trace = self.lease, self._trace
         seconds = self._router.clock.monotonic() - self._started
         outcome = Outcome(
@@ -211,10 +221,12 @@ class Exchange:
         )
 
 
-_under_way: WeakSet[Exchange] = WeakSet()
+_under_way: set[ref[Exchange]] = set()
+"""Not a `WeakSet`, which cannot be gone through while another thread adds to it."""
 
 
 def abandon_all() -> None:
     """The process ends: settle what is under way in its threads, and the streams that were left open."""
-    for exchange in list(_under_way):
-        exchange.fail(Failure(Fault.ABANDONED, exchange.status or 0, detail="exit"))
+    for reference in _under_way.copy():
+        if (exchange := reference()) is not None:
+            exchange.fail(Failure(Fault.ABANDONED, exchange.status or 0, detail="exit"))

@@ -9,6 +9,7 @@ from typing import Self
 
 import openai
 
+from .core.model import Fault
 from .core.state import KeyState
 from .owners import Owners
 from .retry import Call
@@ -17,7 +18,7 @@ from .retry import Call
 class Search:
     """The search for the owner of one resource, to be ended by leaving its `with` block.
 
-    Accounts that cannot answer at once are asked once more at the end, with the patience of the call.
+    Accounts that cannot say at once are asked once more at the end, with the patience of the call.
 
     Args:
         owners: what is known of owners, and is to be told.
@@ -29,7 +30,7 @@ class Search:
     def __init__(self, owners: Owners, id: str, *, near: Iterable[str], among: object) -> None:
         mine: Future[None] = Future()
         self.over = owners.join(id, mine, among=among)
-        """Done when the search has come to its end, whatever it found; with the error, if no account could tell."""
+        """Done when the search has come to its end, whatever it found; with the error, if that is not certain."""
         self.is_mine = self.over is mine
         """Whether it is up to this call to ask."""
         self._owners = owners
@@ -40,6 +41,7 @@ class Search:
         self._unsure: list[KeyState] = []
         self._patient = False
         self._error: openai.OpenAIError | None = None
+        """Of the first account that could not say, not even in the end."""
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +64,10 @@ class Search:
             raise error.with_traceback(None)
 
     def next(self, call: Call) -> Call | None:
-        """The look-up that is to be made next on behalf of a call; None when no account has the resource."""
+        """The look-up that is to be made next on behalf of a call; None when no account has the resource.
+
+        Raises the error of an account that could not say, where none of the others has it.
+        """
         place_of = self._owners.place_of
         while self._left or not self._patient:
             if not self._left:
@@ -73,22 +78,25 @@ class Search:
             if (place := place_of(key)) not in map(place_of, self._asked):
                 self._asked.append(key)
                 return call.looking_up(self._id, place, patient=self._patient)
+        if self._error is not None:
+            raise self._error
         self._owners.found_nowhere(self._id)
         return None
 
     def found(self, by: Call) -> None:
         """This look-up has found it."""
+        self._error = None
         if self._owners.place(self._id) is None:  # the answer did not show its id
             self._owners.learn([self._id], by.lease.state)
 
-    def missed(self, error: openai.OpenAIError) -> None:
-        """The account that was asked does not have it; raises the error if it could not say, not even in the end."""
-        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
-        if 400 <= status < 500 and status not in (408, 429):
+    def missed(self, by: Call, error: openai.OpenAIError) -> None:
+        """This look-up has not found it: its account does not have it, or could not say."""
+        attempts = by.trace.attempts
+        if isinstance(error, openai.NotFoundError) or (attempts and attempts[-1].outcome is Fault.REQUEST):
             return
         key = self._asked[-1]
-        if self._patient:
-            error.add_note(f"whose {self._id} is cannot be told: {self._owners.place_of(key)} could not be asked")
-            self._error = error
-            raise error
-        self._unsure.append(key)
+        if not self._patient:
+            self._unsure.append(key)
+            return
+        self._error = self._error or error
+        self._error.add_note(f"whose {self._id} is cannot be told: {self._owners.place_of(key)} could not be asked")

@@ -13,7 +13,7 @@ from openai import NotGiven, Omit
 from ._sdk import Client, Options
 from .core.body import estimate
 from .core.model import Estimate, RouteRequest
-from .core.resources import lasts, mentioned
+from .core.resources import lasts, mentioned, reading_headers, reading_path
 from .errors import ConfigError
 from .keys import Key
 from .prefix import may_be_cached, prefixes
@@ -27,6 +27,8 @@ _EMPTY: Mapping[str, object] = {}
 _MADE_TOGETHER = (hash("made together"),)
 """In place of a prompt's beginnings: what lasts is made at one account while that serves, as it is used together."""
 _USAGE_PATHS = ("/chat/completions", "/completions")
+_OF_BODIES = re.compile(r"(?:accept|content|if|x-stainless)\b.*|range|expect|transfer-encoding|idempotency-key", re.I)
+"""Headers that speak of what one call sends or gets, or tell the SDK how to read it."""
 _ID_SEGMENT = re.compile(r"(?=.*\d)[\w.:-]{6,}|.*[_:].*\d.*|.{25,}")
 
 
@@ -108,6 +110,17 @@ def body_of(options: Options) -> Mapping[str, object]:
     return {**fields, **options.extra_json} if options.extra_json else fields
 
 
+def reading(options: Options, id: str) -> Options:
+    """The call that looks one resource up on behalf of another, whose headers it brings, but for those of its body."""
+    path = reading_path(id)
+    assert path is not None, "only what can be read is looked up"
+    given = cast("Mapping[str, Any]", {} if isinstance(options.headers, NotGiven) else options.headers)
+    headers = {name: value for name, value in given.items() if not _OF_BODIES.fullmatch(name)}
+    look = Options.construct(method="get", url=path, headers={**headers, **reading_headers(id)})
+    look.timeout = options.timeout
+    return look
+
+
 def is_background(options: Options) -> bool:
     """Whether the call starts work that goes on at the provider, and so must not be started twice."""
     return body_of(options).get("background") is True
@@ -182,15 +195,18 @@ def _check_origin(url: str, base: str, key: Key) -> None:
 
 def _shape_body(attempt: Options, key: Key, *, ask_usage: bool) -> bool:
     """Rename the model where the key's provider calls it otherwise, and ask for the usage of streams."""
+    extra = attempt.extra_json or _EMPTY
+    mapped = key.model_map.get(cast("str", body_of(attempt).get("model")))
+    if mapped is not None and "model" in extra:  # which goes over the body
+        attempt.extra_json = {**extra, "model": mapped}
     if not isinstance(attempt.json_data, Mapping):
         return False
     body = cast("Mapping[str, Any]", attempt.json_data)  # pyright: ignore[reportUnknownMemberType]
-    mapped = key.model_map.get(cast("str", body.get("model")))
-    if mapped is not None:
+    if mapped is not None and "model" not in extra:
         attempt.json_data = body = {**body, "model": mapped}
     if not ask_usage or body.get("stream") is not True or not PROVIDERS[key.provider].stream_usage:
         return False
-    if not urlsplit(attempt.url).path.endswith(_USAGE_PATHS) or "stream_options" in (attempt.extra_json or {}):
+    if not urlsplit(attempt.url).path.endswith(_USAGE_PATHS) or "stream_options" in extra:
         return False
     asked = body.get("stream_options")
     if isinstance(asked, Mapping) and "include_usage" in asked:

@@ -37,6 +37,13 @@ class Place(NamedTuple):
     key: str | None = None
     """A key that stands for those that name the same project; None where all keys of the account do."""
 
+    @property
+    def wish(self) -> str:
+        """What `with_routing` is to be told for calls to go there; an account called after a key may be renamed."""
+        made_up = self.account.startswith(own_account(""))
+        key = self.account.removeprefix(own_account("")) if self.key is None and made_up else self.key
+        return f"account={self.account!r}" if key is None else f"key={key!r}"
+
     def __str__(self) -> str:
         return f"account {self.account!r}" + (f" (the project of key {self.key!r})" if self.key is not None else "")
 
@@ -112,7 +119,7 @@ class Owners:
             )
             raise OwnerError(
                 f"no single account has all that this call names: {listed}. "
-                f"Make what is used together through client.with_routing(account={place.account!r})"
+                f"Make what is used together through client.with_routing({place.wish})"
             )
         self._check_wish(request, ids[0], place)
         return request._replace(account=place.account, key=request.key or place.key, owned=ids[0])
@@ -153,8 +160,9 @@ class Owners:
         if not self._have_projects() or self._projects(account) < 2:
             return Place(account.name)
         project = self._project(key)
-        alike = [member for member in account.members if self._project(member) == project]
-        return Place(account.name, next((member.name for member in alike if member.enabled), key.name))
+        alike = [member for member in account.members if self._project(member) == project and member.enabled]
+        # One that is refused stands for the others only where all are.
+        return Place(account.name, min(alike, key=lambda member: member.health.refusals, default=key).name)
 
     def _projects(self, account: AccountState) -> int:
         return len({self._project(member) for member in account.members})
@@ -190,10 +198,10 @@ class Owners:
                 yield id
 
     def candidates(self, *, near: Iterable[str]) -> list[KeyState]:
-        """Keys whose accounts may be asked; first those of the owners of what is named with it."""
+        """Keys whose accounts may be asked: first those of the owners of what is named with it, last the refused."""
         first = {self.place(other) for other in near}
-        keys = [key for key in self._pool.keys.values() if key.enabled and key.health.probation is None]
-        return sorted(keys, key=lambda key: self.place_of(key) not in first)
+        keys = [key for key in self._pool.keys.values() if key.enabled]
+        return sorted(keys, key=lambda key: (key.health.probation is not None, self.place_of(key) not in first))
 
     def join(self, id: str, mine: Future[None], *, among: object) -> Future[None]:
         """The search for an owner that is going on, which is `mine` if there was none.

@@ -88,12 +88,11 @@ def first_walk(router: Router, wishes: Routing, options: _sdk.Options) -> Walk |
         if wishes.key in (None, key) and (every or wishes.account in (None, place.account))
     }
     if not every and len(set(named.values())) > 1:
-        names = ", ".join(sorted({place.account for place in named.values()}))
+        ways = sorted({place.wish for place in named.values()})
         raise OwnerError(
-            f"{endpoint_of(options.url)} lists what one account has, and pool {router.pool!r} has several ({names}): "
-            "name one with client.with_routing(account=...), or a key= where keys name different projects; or walk "
-            f"them all, one after another, with account={ALL_ACCOUNTS!r}. Keys of one account are known as such if "
-            "each says so: Key(account=...)"
+            f"{endpoint_of(options.url)} lists what one account has, and pool {router.pool!r} has several: name one "
+            f"with client.with_routing({' or '.join(ways)}), or walk them all, one after another, with "
+            f"account={ALL_ACCOUNTS!r}. Keys of one account are known as such if each says so: Key(account=...)"
         )
     done = frozenset[str]() if every else frozenset(places)
     first = ((key, place._replace(key=wishes.key or place.key)) for key, place in named.items())

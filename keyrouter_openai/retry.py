@@ -24,13 +24,13 @@ import openai
 from . import _sdk, failures
 from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
-from .core.resources import lasts, reading_headers, reading_path, shows
+from .core.resources import lasts, reading_path, shows
 from .core.select import History, Refusal
 from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Blame, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
 from .lease import Lease
-from .options import body_of, choices, describe, is_background, prepare
+from .options import body_of, choices, describe, is_background, prepare, reading
 from .owners import Place
 from .route import Routing, Trace, annotate
 from .router import Router
@@ -80,7 +80,7 @@ class Call:
         self.shows = router.owners.matter and shows(request.endpoint, fields)
         """Whether its answer shows resources that belong to the account which serves it."""
         self.lasts = self.shows and not request.stream and lasts(options.method, request.endpoint, fields)
-        """Whether their owner must be on record before the caller gets them."""
+        """Whether their owner must be on record before the caller gets them whole."""
         self._history = History()
         self._exchange: Exchange | None = None
         self._replay: _sdk.BodyReplay | None = None
@@ -91,6 +91,8 @@ class Call:
         self._error: BaseException | None = None
         self._failure: Failure | None = None
         self._outer = sys.exception()
+        self._is_asked_again = False
+        """Whether it is a look-up that is made once more if no key can serve: then that is nothing to be told."""
 
     # -- hooks
 
@@ -128,6 +130,8 @@ class Call:
             self.take()
             return
         if isinstance(taken, Refusal):
+            if not self._is_asked_again:
+                self.router.tell_refusal(self.request, taken)
             refused = failures.no_key_available(self._client, self.router, self.request, taken)
             if self._error is None:
                 raise refused
@@ -194,6 +198,7 @@ class Call:
             hold=hold,
             choices=choices(prepared),
             shows=self.shows,
+            lasts=self.lasts,
         )
         return prepared
 
@@ -248,16 +253,16 @@ class Call:
 
         It waits for capacity only if it is `patient`.
         """
-        options, path = self.options, reading_path(id)
-        assert path is not None, "only what can be read is looked up"
-        if (options.method.lower(), options.url) != ("get", path):
-            options = _sdk.Options.construct(method="get", url=path, headers=reading_headers(id))
-            options.timeout = self.options.timeout
+        options = self.options
+        if (options.method.lower(), options.url) != ("get", reading_path(id)):
+            options = reading(options, id)
         wait = self._wishes.max_wait if patient else 0.0
         wishes = replace(self._wishes, key=place.key, account=place.account, max_wait=wait, hedge_after=None)
         stream = self.request.stream and options is self.options
         request = describe(options, wishes, id=self.router.new_id(), stream=stream)
-        return Call(self._client, self.router, options, request, wishes)
+        call = Call(self._client, self.router, options, request, wishes)
+        call._is_asked_again = not patient
+        return call
 
     # -- a second attempt beside the first (see `hedging`)
 

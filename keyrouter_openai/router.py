@@ -184,8 +184,6 @@ class Router:
             taken = self._allocator.take(request, history, number=number, now=now, max_wait=max_wait)
         if self._returns:
             self._take_back()
-        if isinstance(taken, Refusal):
-            self._tell_refusal(request, taken, now)
         return taken
 
     def look(self, turn: Turn) -> Lease | Refusal | None:
@@ -195,8 +193,6 @@ class Router:
             self._allocator.look(turn, now)
         if self._returns:
             self._take_back()
-        if isinstance(turn.granted, Refusal):
-            self._tell_refusal(turn.request, turn.granted, now)
         return turn.granted
 
     def leave(self, turn: Turn) -> None:
@@ -317,11 +313,6 @@ class Router:
         self._learner.unused(lease)
         return self._learner.learn(lease, outcome) if outcome is not None else []
 
-    def _tell_refusal(self, request: RouteRequest, refusal: Refusal, now: float) -> None:
-        retry_after = refusal.first_return - now if isfinite(refusal.first_return) else None
-        reasons = {name: reason for name, (reason, _) in refusal.obstacles.items()}
-        self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
-
     # -- telling
 
     def status(self) -> PoolStatus:
@@ -362,6 +353,13 @@ class Router:
         self._take_back()
         self.ledger.remember(self.pool, learned)
         self.ledger.flush()
+
+    def tell_refusal(self, request: RouteRequest, refusal: Refusal) -> None:
+        """Tell event sinks that a call fails for want of a key."""
+        now = self.clock.monotonic()
+        retry_after = refusal.first_return - now if isfinite(refusal.first_return) else None
+        reasons = {name: reason for name, (reason, _) in refusal.obstacles.items()}
+        self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
 
     def _tell_trouble(self, path: str, problem: str, waiting: int) -> None:
         self._emit(LedgerTrouble(self.clock.time(), self.pool, path, problem, waiting))

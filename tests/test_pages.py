@@ -94,9 +94,9 @@ async def test_a_walk_shows_one_account_after_another(client: Any, sim: Provider
 
 async def test_a_list_of_nobody_in_particular_is_not_sent(client: Any, sim: ProviderSimulator) -> None:
     for listing in (client.files, client.batches, client.vector_stores, client.fine_tuning.jobs, client.containers):
-        with pytest.raises(OwnerError, match=r"with_routing\(account=\.\.\.\).*account='\*'") as error:
+        with pytest.raises(OwnerError, match=r"account='\*'") as error:
             await call(listing.list)
-        assert "(A, B, C)" in str(error.value)
+        assert "client.with_routing(account='A' or account='B' or account='C')" in str(error.value)
     with pytest.raises(OwnerError):
         await call(client.chat.completions.list)
     with pytest.raises(OwnerError):
@@ -203,7 +203,7 @@ async def test_nothing_changes_where_there_is_one_account(door: Any, account: st
 async def test_keys_of_an_account_that_name_different_projects(door: Any, sim: ProviderSimulator) -> None:
     keys = [key.model_copy(update={"account": "team", "project": f"proj_{key.account}"}) for key in keys_of(sim)[1:3]]
     client = make(door, keys)
-    with pytest.raises(OwnerError, match="key="):
+    with pytest.raises(OwnerError, match="with_routing\\(key='A2' or key='B1'\\)"):
         await call(client.with_routing(account="team").files.list)
     assert len((await call(client.with_routing(key="B1").files.list)).data) == 3
     page = await call(client.with_routing(account="*").files.list, order="asc")

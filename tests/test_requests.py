@@ -78,3 +78,14 @@ def test_a_key_is_chosen_by_the_model_that_is_sent() -> None:
             for _ in range(4):
                 client.embeddings.create(model="large-1", input="x", extra_body={"model": "small-1"})
         assert {(call.account, call.model) for call in sim.calls} == {("B", "small-1")}
+
+
+@pytest.mark.parametrize("said", [{"model": "small-1"}, {"model": "x", "extra_body": {"model": "small-1"}}])
+def test_the_model_that_is_sent_has_the_providers_name(said: dict[str, Any]) -> None:
+    with ProviderSimulator() as sim:
+        secret = next(iter(sim.keys.values()))
+        key = Key(name="a", secret=secret, base_url=sim.url, model_map={"small-1": "theirs", "x": "y"})
+        with SyncRoutedOpenAI(keys=[key], ledger=None) as client:
+            client.embeddings.create(input="x", **said)
+            client.post("/embeddings", cast_to=object, options={"extra_json": {"model": "small-1", "input": "x"}})
+        assert [call.model for call in sim.calls] == ["theirs"] * 2

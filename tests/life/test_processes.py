@@ -132,6 +132,30 @@ def test_calls_in_flight_at_the_end_are_on_record(sim: ProviderSimulator, progra
     assert program.outcomes() == ["abandoned"] * 4
 
 
+def test_a_thread_that_makes_calls_at_the_end_is_no_obstacle(program: Program) -> None:
+    """Many streams are open, and still more are opened while those are settled."""
+    program.run("""
+        from keyrouter_openai._sdk import httpx2
+
+        def answer(request):
+            event = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\\n\\n'
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=iter([event]))
+
+        def open_streams():
+            while True:
+                streams.append(client.chat.completions.create(**CHAT, stream=True))
+                if len(streams) == 1000:
+                    sys.setswitchinterval(1e-6)
+                    many.set()
+
+        streams, many = [], threading.Event()
+        client = SyncRoutedOpenAI(http_client=httpx2.Client(transport=httpx2.MockTransport(answer)))
+        threading.Thread(target=open_streams, daemon=True).start()
+        many.wait()
+    """)
+    assert set(program.outcomes()) == {"abandoned"}
+
+
 def test_tasks_in_flight_at_the_end_are_on_record(sim: ProviderSimulator, program: Program) -> None:
     sim.fail("hang")
     program.run("""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import anyio
 import openai
 import pytest
 
-from keyrouter_openai import RoutedOpenAI, Router, SyncRoutedOpenAI
+from keyrouter_openai import RoutedOpenAI, Router, SyncRoutedOpenAI, route_of
 from keyrouter_openai.core.model import RouteRequest
 from keyrouter_openai.core.select import History
 from keyrouter_openai.lease import Lease
@@ -156,6 +157,56 @@ async def test_an_account_that_cannot_be_asked_is_not_taken_for_one_that_has_not
     assert account(await respond(client, hidden)) == "B"
 
 
+@pytest.mark.parametrize("fault", ["key_revoked", "missing_scope", "quota_exhausted"])
+async def test_an_account_that_refuses_to_say_may_have_it(
+    open_client: Open, sim: ProviderSimulator, fault: str
+) -> None:
+    mine, hidden, nobodys = foreign_file(sim, "C"), foreign_file(sim, "B"), "file-none"
+    client: Any = open_client(max_wait=0)
+    sim.fail(fault, account="B")
+    for _ in range(3):  # from the second refusal on the key is not used
+        for file in (hidden, nobodys):
+            with pytest.raises(openai.APIStatusError) as caught:
+                await respond(client, file)
+            notes = [note for note in caught.value.__notes__ if "cannot be told" in note]
+            assert notes == [f"whose {file} is cannot be told: account 'B' could not be asked"]
+    assert account(await respond(client, mine)) == "C", "found elsewhere: it does not matter"
+    assert sim.count(path="/v1/responses") == 1
+    sim.heal()
+    assert account(await respond(open_client(), hidden)) == "B"
+
+
+async def test_one_account_that_cannot_say_keeps_none_from_being_asked_again(
+    open_client: Open, sim: ProviderSimulator
+) -> None:
+    file = foreign_file(sim, "C")
+    client: Any = open_client(max_attempts=1)
+    sim.fail("missing_scope", account="B", path=f"/v1/files/{file}")
+    sim.fail("server_error", account="C", path=f"/v1/files/{file}", times=1)
+    assert account(await respond(client, file)) == "C"
+    hidden = foreign_file(sim, "C")
+    for name in "BC":
+        sim.fail("server_error", account=name, path=f"/v1/files/{hidden}")
+    with pytest.raises(openai.InternalServerError) as caught:
+        await respond(client, hidden)
+    notes = [note for note in caught.value.__notes__ if "cannot be told" in note]
+    assert notes == [f"whose {hidden} is cannot be told: account {name!r} could not be asked" for name in "BC"]
+
+
+async def test_another_key_of_the_project_is_asked_in_place_of_one_that_is_refused(
+    open_client: Open, sim: ProviderSimulator
+) -> None:
+    keys = [
+        key.model_copy(update={"account": "acme", "project": f"proj_{key.name[0]}", "secret": key.secret})
+        for key in accounts_of(sim)
+    ]
+    file, other = foreign_file(sim, "A"), foreign_file(sim, "A")
+    sim.revoke("A/key-1")
+    client = open_client(keys)
+    for id in (file, other, file):
+        assert route_of(await respond(client, id)).key == "A2"
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_those_who_wait_for_a_search_that_fails_fail_with_it(sim: ProviderSimulator) -> None:
     hidden = foreign_file(sim, "B")
@@ -198,6 +249,29 @@ def test_nobody_waits_for_a_search_of_an_event_loop_that_stands_still(sim: Provi
     loop.run_until_complete(client.close())
     loop.close()
     assert served == "B"
+
+
+async def test_look_ups_bring_the_headers_of_the_call(open_client: Open, sim: ProviderSimulator) -> None:
+    seen: list[Any] = []
+    client: Any = open_client(ledger=None)
+    hook = seen.append if isinstance(client, SyncRoutedOpenAI) else partial(note, seen)
+    client._client.event_hooks["request"].append(hook)  # pyright: ignore[reportPrivateUsage]
+    extra = {"X-Team": "blue", "Idempotency-Key": "once", "Content-Type": "application/json; charset=utf-8"}
+    for name in "ABC":
+        await respond(client, foreign_file(sim, name), extra_headers=extra)
+    for method in ("files.content", "files.with_raw_response.content"):
+        await do(client, method, file_id=foreign_file(sim, "C"), extra_headers={**extra, "Range": "bytes=0-1"})
+    looks = [request for request in seen if request.url.path.removeprefix("/v1/files/").count("/") == 0]
+    looks = [request.headers for request in looks if request.method == "GET"]
+    assert len(looks) >= 9
+    assert {headers["x-team"] for headers in looks} == {"blue"}
+    assert {headers["accept"] for headers in looks} == {"application/json"}
+    unwanted = {"idempotency-key", "content-type", "range", "x-stainless-raw-response"}
+    assert [headers.keys() & unwanted for headers in looks] == [set()] * len(looks)
+
+
+async def note(seen: list[Any], request: Any) -> None:
+    seen.append(request)
 
 
 def test_look_ups_bring_the_headers_that_the_provider_wants(sim: ProviderSimulator) -> None:

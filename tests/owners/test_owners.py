@@ -11,7 +11,9 @@ import openai
 import pytest
 
 from keyrouter_openai import Key, Ledger, NoKeyAvailable, OwnerError, RoutedOpenAI, SyncRoutedOpenAI, route_of, routing
+from keyrouter_openai.events import Event, NoKey
 from keyrouter_openai.testing import ProviderSimulator
+from keyrouter_openai.testing import respond as answer
 
 from ..support import MESSAGES
 from .support import Open, account, accounts_of, do, foreign_file, keys_of, owners_on_record, respond, upload
@@ -89,7 +91,7 @@ async def test_ids_in_metadata_and_text_bind_nothing(open_client: Open) -> None:
     assert free == {"A", "B", "C"}
 
 
-async def test_all_ways_to_read_an_answer_show_what_was_made(open_client: Open) -> None:
+async def test_all_ways_to_read_an_answer_show_what_was_made(open_client: Open, tmp_path: Path) -> None:
     client = open_client()
     asked: dict[str, Any] = {"file": ("a.txt", b"hello"), "purpose": "user_data"}
     raw = await do(client, "files.with_raw_response.create", **asked)
@@ -100,6 +102,7 @@ async def test_all_ways_to_read_an_answer_show_what_was_made(open_client: Open) 
     else:
         async with client.files.with_streaming_response.create(**asked) as body:
             streamed_id = json.loads(await body.read())["id"]
+    assert {raw_id, streamed_id} <= owners_on_record(tmp_path / "usage.db").keys()
     for id in (raw_id, streamed_id):
         assert client.router.owners.place(id) is not None
         await do(client, "files.retrieve", file_id=id)
@@ -173,6 +176,26 @@ async def test_an_owner_other_than_the_callers_wish_is_refused(open_client: Open
     for wish in ({"account": "A"}, {"key": "A2"}):
         found = await do(client.with_routing(**wish), "files.retrieve", file_id=file)
         assert route_of(found).key in ("A1", "A2") if "account" in wish else route_of(found).key == "A2"
+
+
+async def test_an_account_that_is_called_after_a_key_is_named_by_that_key(
+    open_client: Open, sim: ProviderSimulator
+) -> None:
+    """A provider that names no organisation: what accounts are called may change with what is learned."""
+    client: Any = open_client([key for key in keys_of(sim) if key.name != "A2"])
+    for name in "AB":
+        sim.fail(answer(200, body={"id": f"file-{name}", "object": "file"}), account=name, path="/v1/files")
+        await do(client.with_routing(key=f"{name}1"), "files.create", file=("a", b"b"), purpose="user_data")
+    with pytest.raises(OwnerError) as caught:
+        await respond(client, "file-A", "file-B")
+    assert "Make what is used together through client.with_routing(key='A1')" in str(caught.value)
+    with pytest.raises(OwnerError, match=r"with_routing\(key='A1' or key='B1' or key='C1'\)"):
+        await do(client, "files.list")
+    sim.heal()
+    there = client.with_routing(key="A1")
+    files = [(await do(there, "files.create", file=("a", b"b"), purpose="user_data")).id for _ in range(2)]
+    assert route_of(await respond(client, *files)).key == "A1"
+    assert len((await do(there, "files.list")).data) == 2
 
 
 # -- an owner that cannot serve
@@ -294,3 +317,25 @@ async def test_items_brought_whole_leave_an_owner_that_fails(
     question = {"role": "user", "content": "And then?"}
     answer = await do(client, "responses.create", model="gpt-4o", input=[*said, question])
     assert [attempt.account == owner for attempt in route_of(answer).attempts] == [True, False]
+
+
+async def test_the_want_of_a_key_is_told_only_of_a_call_that_fails_for_it(
+    open_client: Open, sim: ProviderSimulator
+) -> None:
+    client: Any = open_client(max_wait=0)
+    first = await respond(client)
+    owner, said = account(first), [item.model_dump(exclude_none=True) for item in first.output]
+    foreign = foreign_file(sim, owner), foreign_file(sim, "ABC".replace(owner, "")[1])
+    sim.fail("quota_exhausted", account=owner)
+    events: list[Event] = []
+    client.router.on_event(events.append)
+    again = partial(do, client, "responses.create", model="gpt-4o")
+    for _ in range(2):
+        assert route_of(await again(input=[*said, {"role": "user", "content": "And then?"}])).account != owner
+    await respond(client, foreign[1])
+    assert not [event for event in events if isinstance(event, NoKey)]
+    for needs in (partial(again, previous_response_id=first.id, input="x"), partial(respond, client, foreign[0])):
+        events.clear()
+        with pytest.raises(NoKeyAvailable):
+            await needs()
+        assert len([event for event in events if isinstance(event, NoKey)]) == 1
