@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -88,6 +89,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.lanes and not arguments.wire:
         parser.error("nothing to run: give --lanes, --wire, or both")
+    # Some tests interrupt their children, which would ignore it if this runs in the background of a shell.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with TemporaryDirectory() as scratch:
         suite = prepare(VERSIONS[arguments.openai], (arguments.cache or Path(scratch)).resolve())
         problems: list[str] = []
