@@ -70,7 +70,7 @@ class _Body:
     def _settle(self, fault: Fault) -> None:
         watch = self._watch
         cause = self._exchange.classify(200, {}, watch.failure) if watch.failure else None
-        self._exchange.end_stream(fault, watch.usage, watch.model, watch.events, cause)
+        self._exchange.end_stream(fault, watch.receipt, watch.events, cause)
 
     def _settle_end(self) -> None:
         """The body is over: raise if it was cut short and the SDK would not notice."""
@@ -229,8 +229,9 @@ def watch_sync(response: Any, exchange: Exchange, *, stream: bool, wrap: bool) -
 def transport_errors() -> tuple[type[Exception], ...]:
     """What an HTTP library raises when the connection fails, for those that are loaded."""
     kinds = {"httpx2": "RequestError", "httpx": "RequestError", "aiohttp": "ClientError"}
-    loaded = [getattr(sys.modules[name], kind) for name, kind in kinds.items() if name in sys.modules]
-    return (*loaded, ssl.SSLError, anyio.EndOfStream)
+    # Another thread may be importing one of them at this moment.
+    loaded = (getattr(sys.modules.get(name), kind, None) for name, kind in kinds.items())
+    return (*filter(None, loaded), ssl.SSLError, anyio.EndOfStream)
 
 
 def corrected(error: BaseException, request: Any) -> BaseException | None:

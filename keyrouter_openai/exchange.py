@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from weakref import ref
 
 from pydantic import SecretStr
 
-from .core.body import find_model, find_usage
+from .core.body import Receipt, find_receipt
 from .core.limits import read_limits
 from .core.model import Failure, Fault, Outcome, Reading, Usage
-from .core.resources import is_shown_by_use, shown
+from .core.resources import is_shown_by_use, ran_by_itself, shown
 from .lease import Lease
 from .owners import RECORD_S
-from .route import RouteAttempt, Trace, annotate
+from .providers import PROVIDERS
+from .route import Trace, TracedAttempt, annotate
 from .router import Router
 
 _REQUEST_IDS = (b"x-request-id", b"request-id", b"apim-request-id")
@@ -28,6 +30,7 @@ class Exchange:
         "_organization",
         "_project",
         "_readings",
+        "_reads",
         "_request_id",
         "_router",
         "_secret",
@@ -56,6 +59,7 @@ class Exchange:
         asked_usage: bool,
         hold: bool,
         choices: int,
+        reads: bool,
         shows: bool,
         lasts: bool,
     ) -> None:
@@ -67,6 +71,8 @@ class Exchange:
         """Start-up events of this stream may be held back."""
         self.choices = choices
         """How many choices the stream of a chat will bring."""
+        self._reads = reads
+        """The call asks for what is there, and has the provider do no work."""
         self.shows = shows
         """The answer shows resources of the account that gives it."""
         self.lasts = lasts
@@ -88,7 +94,7 @@ class Exchange:
         self._request_id: str | None = None
         trace.key, trace.account, trace.provider = lease.key.name, lease.account.name, lease.key.provider
         _under_way.add(ref(self, _under_way.discard))
-        router.started(lease)
+        router.started(lease, started_at=self._started_at, waited_s=self._waited_s)
 
     @property
     def retries_taken(self) -> int:
@@ -133,7 +139,7 @@ class Exchange:
 
     def succeed(self, body: bytes) -> None:
         """The whole answer is here."""
-        self._settle(Fault.NONE, usage=find_usage(body), model=find_model(body))
+        self._settle(Fault.NONE, self._of_this_call(find_receipt(body), body))
         if self.shows:
             self.show(body)
 
@@ -150,20 +156,22 @@ class Exchange:
         """A stream has brought its first content."""
         self._router.proved(self.lease)
 
-    def end_stream(
-        self, fault: Fault, usage: Usage | None, model: str | None, events: int, cause: Failure | None = None
-    ) -> None:
+    def end_stream(self, fault: Fault, receipt: Receipt, events: int, cause: Failure | None = None) -> None:
         """A stream is over, for good or ill.
 
         `events` estimates its tokens where usage is not known; `cause` is what its last event said of a failure.
         """
-        self._settle(fault, failure=cause, usage=usage or self._estimate(events), model=model)
+        if receipt.usage is None:
+            receipt = receipt._replace(usage=self._estimate(events))
+        # Of responses only those in the background can be followed again.
+        answer = b'"background":true' if self.lease.request.stream else b""
+        self._settle(fault, self._of_this_call(receipt, answer), failure=cause)
 
     def fail(self, failure: Failure) -> None:
         """The attempt failed before the caller had anything of it."""
         self.status = failure.status or self.status
         abandoned = failure.fault is Fault.ABANDONED  # it may have been served, and billed, all the same
-        self._settle(failure.fault, failure=failure, usage=self._estimate(0) if abandoned else None)
+        self._settle(failure.fault, Receipt(self._estimate(0)) if abandoned else Receipt(), failure=failure)
 
     def explain(self, error: BaseException) -> None:
         """Note on an error that comes while the answer is read how the call was routed."""
@@ -172,19 +180,22 @@ class Exchange:
     def orphaned(self) -> None:
         """The caller dropped an answer without reading or closing it. Safe to call from a finalizer."""
         if not self.settled:
-            self._router.abandon(lambda: self.end_stream(Fault.ABANDONED, None, None, 0))
+            self._router.abandon(lambda: self.end_stream(Fault.ABANDONED, Receipt(), 0))
+
+    def _of_this_call(self, receipt: Receipt, answer: bytes) -> Receipt:
+        """A receipt without what another call has on record: that is shown again whenever somebody asks for it."""
+        request, usage = self.lease.request, receipt.usage
+        if usage is None or not (self._reads or request.endpoint.endswith("/cancel")):
+            return receipt
+        is_new = not usage.estimated and ran_by_itself(request.endpoint, answer)
+        if is_new and self._router.owners.first_end(request.mentions):
+            return receipt
+        return receipt._replace(usage=None, stated_microusd=None)
 
     def _estimate(self, events: int) -> Usage:
         return Usage(prompt=self.lease.request.estimate().prompt, completion=events, estimated=True)
 
-    def _settle(
-        self,
-        fault: Fault,
-        *,
-        failure: Failure | None = None,
-        usage: Usage | None = None,
-        model: str | None = None,
-    ) -> None:
+    def _settle(self, fault: Fault, receipt: Receipt, *, failure: Failure | None = None) -> None:
         if self._settled:
             return
         self._settled = True
@@ -204,8 +215,10 @@ class Exchange:
             readings=self._readings,
             heard=self._heard,
             cause=failure.fault if failure else Fault.NONE,
-            usage=usage,
-            served_model=model and self.masked(model.encode()).decode(),
+            usage=receipt.usage,
+            stated_microusd=receipt.stated_microusd if PROVIDERS[lease.key.provider].states_cost else None,
+            served_model=receipt.model and self.masked(receipt.model.encode()).decode(),
+            service_tier=receipt.tier,
             provider_request_id=self._request_id,
             first_byte_s=self.first_byte_s,
             seconds=seconds,
@@ -215,9 +228,19 @@ class Exchange:
         self._router.settle(lease, outcome, started_at=self._started_at, waited_s=self._waited_s)
         if fault is Fault.NONE and lease.request.mentions:
             self._router.owners.learn(filter(is_shown_by_use, lease.request.mentions), lease.state)
-        trace.account, trace.usage = lease.state.account.name, usage
+        trace.account, trace.usage = lease.state.account.name, receipt.usage
+        used = outcome.usage is not None or outcome.stated_microusd is not None
+        find_cost = partial(self._router.prices.cost, lease.key, lease.request.model, outcome, self._started_at)
         trace.attempts.append(
-            RouteAttempt(lease.key.name, lease.state.account.name, fault, self.status, outcome.detail, seconds)
+            TracedAttempt(
+                lease.key.name,
+                lease.state.account.name,
+                fault,
+                self.status,
+                outcome.detail,
+                seconds,
+                find_cost=find_cost if used else None,
+            )
         )
 
 

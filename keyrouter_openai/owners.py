@@ -66,6 +66,8 @@ class Owners:
         self._nowhere: dict[str, float] = {}
         """Until when (monotonic time) an id is not looked up."""
         self._searches: dict[tuple[str, object], Future[None]] = {}
+        self._ended: dict[tuple[str, ...], None] = {}
+        """Work that went on without a call, and of which it is known what it used."""
         self._judged: dict[str, Key] = {}
         """The keys for which `_differ` was worked out: whether they name different projects."""
         self._differ = False
@@ -170,6 +172,15 @@ class Owners:
     def _project(self, key: KeyState) -> str | None:
         settings = self._pool.settings.get(key.name)
         return None if settings is None else settings.project
+
+    def first_end(self, ids: tuple[str, ...]) -> bool:
+        """Whether an answer shows for the first time what this work has used; later ones show it again."""
+        if ids in self._ended:
+            return False
+        if len(self._ended) >= MOST:
+            self._ended = {}
+        self._ended[ids] = None
+        return True
 
     # -- finding out
 

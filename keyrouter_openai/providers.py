@@ -16,6 +16,8 @@ class Provider:
     base_url: str | None
     stream_usage: bool
     """Whether `stream_options.include_usage` may be added to a stream: some servers reject unknown fields."""
+    states_cost: bool = False
+    """Whether its answers say what they cost, in a way that `core.body.read_stated` knows: then that counts."""
 
 
 PROVIDERS: dict[str, Provider] = {
@@ -25,11 +27,11 @@ PROVIDERS: dict[str, Provider] = {
         Provider("azure", None, stream_usage=True),
         Provider("anthropic", "https://api.anthropic.com/v1", stream_usage=True),
         Provider("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", stream_usage=True),
-        Provider("openrouter", "https://openrouter.ai/api/v1", stream_usage=False),  # always sends it
+        Provider("openrouter", "https://openrouter.ai/api/v1", stream_usage=False, states_cost=True),  # always sends it
         Provider("groq", "https://api.groq.com/openai/v1", stream_usage=True),
         Provider("deepseek", "https://api.deepseek.com", stream_usage=True),
         Provider("mistral", "https://api.mistral.ai/v1", stream_usage=False),
-        Provider("xai", "https://api.x.ai/v1", stream_usage=True),
+        Provider("xai", "https://api.x.ai/v1", stream_usage=True, states_cost=True),
         Provider("together", "https://api.together.xyz/v1", stream_usage=False),  # sends it unasked
         Provider("fireworks", "https://api.fireworks.ai/inference/v1", stream_usage=False),
         Provider("cerebras", "https://api.cerebras.ai/v1", stream_usage=True),

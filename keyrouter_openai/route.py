@@ -14,6 +14,7 @@ from .core.model import Fault, Usage
 from .core.objectives import Objective, find_objective
 from .core.verdict import POLICIES
 from .errors import ConfigError
+from .prices import Cost
 
 ALL_ACCOUNTS = "*"
 """In place of an account's name: all of them, one after another; for lists alone."""
@@ -33,6 +34,7 @@ class Routing:
     max_attempts: int | None = None
     objective: str | Objective | None = None
     hedge_after: HedgeAfter | None = None
+    budget_tags: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         # What users pass is checked here, whatever the annotations say.
@@ -45,9 +47,9 @@ class Routing:
         hedge = cast("object", self.hedge_after)
         if not (hedge in (None, "p95") or (isinstance(hedge, int | float) and 0 < hedge < inf)):
             raise ConfigError(f"hedge_after={hedge!r}: give seconds above 0, or 'p95'")
-        tags = cast("object", self.tags)
-        if tags is not None and not isinstance(tags, Mapping):
-            raise ConfigError(f"tags={tags!r}: give a mapping, such as {{'tenant': 't1'}}")
+        for name, tags in (("tags", cast("object", self.tags)), ("budget_tags", cast("object", self.budget_tags))):
+            if tags is not None and not isinstance(tags, Mapping):
+                raise ConfigError(f"{name}={tags!r}: give a mapping, such as {{'feature': 'search'}}")
         priority = self.tags.get("priority", "interactive") if self.tags else "interactive"
         if priority not in ("interactive", "batch"):
             raise ConfigError(f"tag priority={priority!r}: use 'interactive' (the default) or 'batch'")
@@ -66,6 +68,7 @@ class Routing:
             max_attempts=base.max_attempts if self.max_attempts is None else self.max_attempts,
             objective=base.objective if self.objective is None else self.objective,
             hedge_after=base.hedge_after if self.hedge_after is None else self.hedge_after,
+            budget_tags={**(base.budget_tags or {}), **(self.budget_tags or {})} or None,
         )
 
 
@@ -104,6 +107,7 @@ def routing(
     max_attempts: int | None = None,
     objective: str | Objective | None = None,
     hedge_after: HedgeAfter | None = None,
+    budget_tags: Mapping[str, str] | None = None,
 ) -> Generator[None]:
     """Route the calls made within this block as said, in this task or thread only.
 
@@ -120,8 +124,10 @@ def routing(
         objective: how to rank accounts that can serve, in place of the client's.
         hedge_after: make a second attempt on another account if the headers of an answer take longer than so many
             seconds, or than the 95th percentile of its model ("p95"); see `hedging.runs_twice` for the calls.
+        budget_tags: recorded as `tags` are, and for budgets of tags as good as these, but they mean nothing else: a
+            `tenant` or a `priority` here has no say in who is served first.
     """
-    wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after)
+    wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after, budget_tags)
     token = _current.set(wishes.over(_current.get()))
     try:
         yield
@@ -136,7 +142,10 @@ def current_routing() -> Routing:
 
 @dataclass(frozen=True, slots=True)
 class RouteAttempt:
-    """One attempt of a call. `status` is None where no answer came; `detail` is the provider's code."""
+    """One attempt of a call. `status` is None where no answer came; `detail` is the provider's code.
+
+    `cost_usd` is in US dollars, and None where it is not known or nothing was used.
+    """
 
     key: str
     account: str
@@ -144,11 +153,28 @@ class RouteAttempt:
     status: int | None
     detail: str
     seconds: float
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TracedAttempt(RouteAttempt):
+    """An attempt as a trace keeps it: what it costs may be known only later."""
+
+    find_cost: Callable[[], Cost] | None = None
+    """Tells that as far as it is known by then; None where nothing was used."""
+
+    def shown(self, cost_usd: float | None) -> RouteAttempt:
+        """The attempt as users see it."""
+        return RouteAttempt(self.key, self.account, self.outcome, self.status, self.detail, self.seconds, cost_usd)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a call was served. `usage` is None until it is known: with streams, until their end."""
+    """How a call was served. `usage` is None until it is known: with streams, until their end.
+
+    `cost_usd` is what all attempts cost, in US dollars: the sum of whole micro-dollars. It is None where some of it is
+    not known; so it is while the prices are loaded, in the first second of a process (see `Prices.load`).
+    """
 
     key: str
     account: str
@@ -158,7 +184,6 @@ class Route:
     waited_s: float
     usage: Usage | None
     cost_usd: float | None
-    """US dollars, or None where the price is not known."""
 
 
 class Trace:
@@ -167,7 +192,7 @@ class Trace:
     __slots__ = ("__weakref__", "account", "attempts", "key", "model", "provider", "usage", "waited_s")
 
     def __init__(self, model: str | None) -> None:
-        self.attempts: list[RouteAttempt] = []
+        self.attempts: list[TracedAttempt] = []
         self.key = self.account = self.provider = ""
         self.model = model
         self.usage: Usage | None = None
@@ -175,16 +200,23 @@ class Trace:
 
     def route(self) -> Route:
         """The call as it stands now."""
+        costs = [None if attempt.find_cost is None else attempt.find_cost().microusd for attempt in self.attempts]
+        used = [cost for cost, attempt in zip(costs, self.attempts, strict=True) if attempt.find_cost is not None]
+        known = [cost for cost in used if cost is not None]
         return Route(
             self.key,
             self.account,
             self.provider,
             self.model,
-            tuple(self.attempts),
+            tuple(attempt.shown(_usd(cost)) for attempt, cost in zip(self.attempts, costs, strict=True)),
             self.waited_s,
             self.usage,
-            cost_usd=None,
+            cost_usd=_usd(sum(known)) if used and len(known) == len(used) else None,
         )
+
+
+def _usd(microusd: int | None) -> float | None:
+    return None if microusd is None else microusd / 1_000_000
 
 
 # By identity, since SDK models compare by value and cannot be hashed; entries go with their object.

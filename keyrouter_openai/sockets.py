@@ -23,6 +23,7 @@ from websockets.http11 import Response
 
 from . import _sdk
 from ._sdk import httpx2
+from .core.body import Receipt
 from .core.model import Dimension, Failure, Fault, Reading
 from .core.quota import Reservation
 from .core.session import SessionWatch
@@ -200,7 +201,7 @@ class Session:
         watch, failure = self._watch, self._failure()
         if failure is not None and fault is Fault.NONE:
             fault = Fault.STREAM_BROKEN
-        self._exchange.end_stream(fault, watch.usage, watch.model, 0, failure)
+        self._exchange.end_stream(fault, Receipt(watch.usage, watch.model, watch.tier), 0, failure)
 
     def _failure(self) -> Failure | None:
         """What the last error means, if it is not the caller's own."""

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from dataclasses import replace
+from fractions import Fraction
+from math import inf
+from typing import Any, NamedTuple, cast
 
 from .model import Estimate, Usage
 
@@ -20,17 +24,31 @@ makes 765 tokens, and Claude makes up to 1,600 of one (their guides to images)."
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LISTS = (list, tuple)
-_ATTACHMENTS = ("image_url", "input_image", "input_audio", "file", "input_file")
+ATTACHMENTS = ("image_url", "input_image", "input_audio", "file", "input_file")
 """Types of the parts of a message that are no text."""
 
 _DECODER = json.JSONDecoder()
+_TIER = re.compile(rb'"service_tier"\s*:\s*"([a-z_]{1,40})"')
+_SEARCH_CALL = b'_search_call"'
+_SEARCH = re.compile(rb'"type"\s*:\s*"(web|file)_search_call"')
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 _ERROR = re.compile(rb'"error"\s*:\s*[{"\[]')
 _LONGEST_ERROR = 64 * 1024
 
 
-def find_usage(data: bytes) -> Usage | None:
-    """The last `usage` object in an answer's bytes, JSON or event stream, in any of OpenAI's shapes.
+class Receipt(NamedTuple):
+    """What an answer says of itself: what it used, who served it, and what that costs."""
+
+    usage: Usage | None = None
+    model: str | None = None
+    tier: str | None = None
+    stated_microusd: int | None = None
+    """Micro-dollars that the provider itself asks, where it says so."""
+
+
+def find_receipt(data: bytes) -> Receipt:
+    """What an answer's bytes say, JSON or one or more events of a stream, in any of OpenAI's shapes.
 
     Inside a JSON string quotes are escaped, so `"usage"` can only be a real key.
     """
@@ -41,29 +59,82 @@ def find_usage(data: bytes) -> Usage | None:
             try:
                 found, _ = _DECODER.raw_decode(data[brace : brace + 4096].decode("utf-8", "replace"))
             except ValueError:
-                return None
-            return read_usage(found)
+                break
+            return _receipt(data, at, found)
         end = at
-    return None
+    return Receipt(model=find_model(data))
+
+
+def _receipt(data: bytes, at: int, used: Mapping[str, Any]) -> Receipt:
+    usage, tier = read_usage(used), None
+    if usage is not None and usage.completion:  # an embedding has no tier, and is long
+        # A response has it before its usage, and after that the caller's own metadata; a completion, behind or in it.
+        sides = ((0, at), (at, len(data))) if "input_tokens" in used else ((at, len(data)), (0, at))
+        tier = next(filter(None, (_find_tier(data, *side) for side in sides)), None)
+        if "input_tokens" in used and _SEARCH_CALL in data:
+            calls = Counter(_SEARCH.findall(data))
+            usage = replace(usage, web_searches=calls[b"web"], file_searches=calls[b"file"])
+    return Receipt(usage, find_model(data), tier, read_stated(used))
+
+
+def _find_tier(data: bytes, start: int, end: int) -> str | None:
+    at = data.rfind(b'"service_tier"', start, end)
+    match = _TIER.match(data, at) if at >= 0 else None
+    return match[1].decode() if match else None
 
 
 def read_usage(usage: Mapping[str, Any]) -> Usage | None:
-    """A provider's usage object in the router's words, or None if it holds no token counts."""
+    """A provider's usage object in the router's words, or None if it holds no counts."""
     prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
     completion = usage.get("completion_tokens", usage.get("output_tokens"))
     if not isinstance(prompt, int) and not isinstance(completion, int):
-        return None
+        seconds = usage.get("seconds")
+        return Usage(seconds=float(seconds)) if isinstance(seconds, int | float) and 0 <= seconds < inf else None
     before = _details(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     after = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    cached = _count(before, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
-    return Usage(
-        prompt=_count(usage, "prompt_tokens", "input_tokens"),
-        completion=_count(usage, "completion_tokens", "output_tokens"),
-        cached=cached,
-        cache_written=_count(before, "cache_write_tokens"),
-        reasoning=_count(after, "reasoning_tokens"),
-        audio=_count(before, "audio_tokens") + _count(after, "audio_tokens"),
+    kept, reused = _details(usage, "cache_creation"), _details(before, "cached_tokens_details")
+    cached = _count(before, "cached_tokens") or _count(usage, *_CACHED)
+    written = _count(before, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
+    prompt, completion = (
+        _count(usage, "prompt_tokens", "input_tokens"),
+        _count(usage, "completion_tokens", "output_tokens"),
     )
+    if "cache_read_input_tokens" in usage and "prompt_tokens" not in usage:
+        prompt += cached + written  # Anthropic's own format counts them beside the prompt
+    # Gemini and xAI count what was thought in the total alone, and charge it as output.
+    unseen = max(_count(usage, "total_tokens") - prompt - completion, 0)
+    return Usage(
+        prompt=prompt,
+        completion=completion + unseen,
+        cached=cached,
+        cache_written=written,
+        cache_written_1h=_count(kept, "ephemeral_1h_input_tokens"),
+        reasoning=_count(after, "reasoning_tokens") or unseen,
+        audio=_count(before, "audio_tokens"),
+        audio_answer=_count(after, "audio_tokens"),
+        image=_count(before, "image_tokens"),
+        image_answer=_count(after, "image_tokens"),
+        cached_audio=_count(reused, "audio_tokens"),
+        cached_image=_count(reused, "image_tokens"),
+    )
+
+
+def read_stated(usage: Mapping[str, Any]) -> int | None:
+    """What a provider's usage object says that the answer costs, in micro-dollars, or None if it does not.
+
+    OpenRouter states `cost` in US dollars (its page on usage accounting); where the caller's own key with another
+    provider has served, that is a fee on top of what the other asks. xAI states ticks, 10^10 a dollar (its page on
+    cost tracking).
+    """
+    ticks = usage.get("cost_in_usd_ticks")
+    if isinstance(ticks, int) and ticks >= 0:
+        return round(Fraction(ticks, 10_000))
+    parts = [usage.get("cost")]
+    if usage.get("is_byok") is True:
+        parts.append(_details(usage, "cost_details").get("upstream_inference_cost"))
+    if not all(isinstance(part, int | float) and 0 <= part < inf for part in parts):
+        return None
+    return round(sum(Fraction(str(part)) for part in parts) * 1_000_000)
 
 
 def find_model(data: bytes) -> str | None:
@@ -120,7 +191,7 @@ def _prompt(body: Mapping[str, object]) -> int:
                 chars += len(item)
         elif isinstance(item, dict):
             fields = cast("dict[str, object]", item)
-            if "type" in fields and fields["type"] in _ATTACHMENTS:
+            if "type" in fields and fields["type"] in ATTACHMENTS:
                 tokens += ATTACHMENT_TOKENS
             else:
                 stack += fields.values()

@@ -47,6 +47,8 @@ class Fault(StrEnum):
     """No complete answer: refused, reset, DNS, TLS, timeout, cut short."""
     LOCAL = "local"
     """Our own fault, such as an exhausted connection pool: says nothing about any key."""
+    BUDGET = "budget"
+    """A budget of the caller's own does not allow it with this key; nothing was sent."""
     VAULT = "vault"
     """The key's secret could not be read; nothing was sent."""
     STREAM_BROKEN = "stream_broken"
@@ -94,14 +96,36 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one attempt. `prompt` includes `cached` and `cache_written`; `completion` includes `reasoning`."""
+    """What one attempt used. All tokens are parts of `prompt` or of `completion`, which include them."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+    """Tokens of the prompt read from the provider's cache."""
     cache_written: int = 0
+    """Tokens of the prompt written to that cache."""
+    cache_written_1h: int = 0
+    """Those of `cache_written` that it keeps for an hour."""
     reasoning: int = 0
+    """Tokens of the completion that the caller does not see."""
     audio: int = 0
+    """Audio tokens of the prompt."""
+    audio_answer: int = 0
+    """Audio tokens of the completion."""
+    image: int = 0
+    """Image tokens of the prompt."""
+    image_answer: int = 0
+    """Image tokens of the completion."""
+    cached_audio: int = 0
+    """Tokens that are `cached` and `audio`; cached tokens are text where the provider does not say."""
+    cached_image: int = 0
+    """Tokens that are `cached` and `image`."""
+    seconds: float = 0.0
+    """Length of the recording, where that is charged in place of tokens."""
+    web_searches: int = 0
+    file_searches: int = 0
+    longest_prompt: int = 0
+    """Of the answers of a session: tokens of the longest prompt. 0 where there is but one answer."""
     estimated: bool = False
     """True where the provider did not say and the numbers are the router's estimate."""
 
@@ -154,9 +178,13 @@ class Attempt(NamedTuple):
     """HTTP status, or None where no answer came."""
     detail: str = ""
     stream: bool = False
+    service_tier: str | None = None
+    """Tier that the provider says has served, such as `flex`."""
     usage: Usage | None = None
     cost_microusd: int | None = None
+    """Micro-dollars; None where the cost is not known, or nothing was used."""
     price_source: str | None = None
+    """Where the cost comes from (see `core.price`); None while its price has not been looked up."""
     first_byte_s: float | None = None
     """Seconds from sending to the answer's headers."""
     seconds: float = 0.0
@@ -165,6 +193,8 @@ class Attempt(NamedTuple):
     """Seconds the call had waited for capacity before this attempt."""
     provider_request_id: str | None = None
     tags: Mapping[str, str] = MappingProxyType({})
+    budgets: tuple[tuple[str, int], ...] = ()
+    """The budgets that it is charged to: of each the id, and the start of its window in seconds since the epoch."""
 
 
 class RouteRequest(NamedTuple):
@@ -231,7 +261,10 @@ class Outcome(NamedTuple):
     cause: Fault = Fault.NONE
     """Why a stream broke, where its last event said so."""
     usage: Usage | None = None
+    stated_microusd: int | None = None
+    """What the provider itself says that it costs, in micro-dollars."""
     served_model: str | None = None
+    service_tier: str | None = None
     provider_request_id: str | None = None
     first_byte_s: float | None = None
     seconds: float = 0.0

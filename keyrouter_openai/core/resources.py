@@ -47,6 +47,7 @@ _SHAPE = rf"(?:{'|'.join((*_READ_AT, *_ITEMS, 'pmpt_', *_OTHERS))})[\w-]{{1,200}
 _ID = re.compile(_SHAPE)
 _ID_FIELD = re.compile(rf'id"\s*:\s*"({_SHAPE})"'.encode())
 """Quotes inside of a JSON string are escaped, so this can only be a real field."""
+_BACKGROUND = re.compile(rb'"background"\s*:\s*true')
 _UNSTORED = re.compile(rb'"store"\s*:\s*false')
 _CALLERS_OWN = re.compile(rb'"(?:metadata|attributes|parameters|schema)"\s*:\s*\{\s*"')
 _NAMES = frozenset(
@@ -149,6 +150,18 @@ def reading_path(id: str) -> str | None:
 def reading_headers(id: str) -> Mapping[str, str]:
     """What goes along with that GET: OpenAI refuses to read some kinds without it (the SDK sends the same)."""
     return {"OpenAI-Beta": "assistants=v2"} if id.startswith(_BETA) else {}
+
+
+def ran_by_itself(path: str, answer: bytes) -> bool:
+    """Whether a call asks for one piece of work that went on without a call: only so its usage is ever seen.
+
+    That is a response in the background, a run or a batch; of others the call that made them had it in its answer.
+    """
+    if not path.endswith(("/{id}", "/{id}/cancel")):
+        return False
+    if "/responses/" in path:
+        return _BACKGROUND.search(answer) is not None
+    return "/completions/" not in path
 
 
 def lasts(method: str, path: str, body: Mapping[str, object]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 from .body import find_model, read_usage
@@ -18,6 +18,7 @@ _MARKS = (b'"usage"', b'"error"', b"rate_limits.updated", b"response.done")
 """Events without any of these are not parsed: most bring nothing but a piece of audio or text."""
 _DELTA = b'.delta"'
 _DIMENSIONS = {"requests": Dimension.REQUESTS, "tokens": Dimension.TOKENS}
+_COUNTS = [field.name for field in fields(Usage) if field.name not in ("estimated", "longest_prompt")]
 _ENDS = ("response.done", "response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
@@ -38,12 +39,14 @@ _NOTHING = Told()
 class SessionWatch:
     """Watches one session; give it each event with `feed`."""
 
-    __slots__ = ("_pieces", "_used", "failure", "model", "unfinished")
+    __slots__ = ("_pieces", "_used", "failure", "model", "tier", "unfinished")
 
     def __init__(self) -> None:
         self.failure: bytes = b""
         """The last event that told of an error, until a response succeeds."""
         self.model: str | None = None
+        self.tier: str | None = None
+        """The service tier of the last response that names one."""
         self.unfinished = False
         """A response has begun and not ended."""
         self._used = Usage()
@@ -51,9 +54,9 @@ class SessionWatch:
 
     @property
     def usage(self) -> Usage:
-        """The tokens of all responses. Where one did not end, or none told, it is an estimate: a token a piece."""
+        """What all responses used. Where one did not end, or none told, it is an estimate: a token a piece."""
         used = self._used
-        if self.unfinished or not (used.prompt or used.completion):
+        if self.unfinished or not (used.prompt or used.completion or used.seconds):
             return replace(used, completion=used.completion + self._pieces, estimated=True)
         return used
 
@@ -74,7 +77,10 @@ class SessionWatch:
         kind, response = event.get("type"), _object(event.get("response"))
         usage = read_usage(_object((response or event).get("usage")))
         if usage is not None:
-            self._used = _sum(self._used, usage)
+            # Live sessions count seconds of audio from their beginning.
+            self._used = replace(self._used, seconds=usage.seconds) if usage.seconds else _sum(self._used, usage)
+            tier: object = response.get("service_tier")
+            self.tier = tier if isinstance(tier, str) else self.tier
         if kind == "rate_limits.updated":
             return Told(readings=tuple(_readings(event)))
         if kind == "response.created":
@@ -101,14 +107,8 @@ def _readings(event: Mapping[str, Any]) -> Iterator[Reading]:
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        prompt=one.prompt + other.prompt,
-        completion=one.completion + other.completion,
-        cached=one.cached + other.cached,
-        cache_written=one.cache_written + other.cache_written,
-        reasoning=one.reasoning + other.reasoning,
-        audio=one.audio + other.audio,
-    )
+    longest = max(one.longest_prompt, other.prompt)
+    return Usage(**{name: getattr(one, name) + getattr(other, name) for name in _COUNTS}, longest_prompt=longest)
 
 
 def _object(value: object) -> Mapping[str, Any]:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, cast
 
-from .body import find_model, find_usage, read_usage
-from .model import Usage
+from .body import Receipt, find_model, find_receipt
 
 
 class Phase(Enum):
@@ -92,9 +91,8 @@ class StreamWatch:
         "_wants_end",
         "events",
         "failure",
-        "model",
         "phase",
-        "usage",
+        "receipt",
     )
 
     def __init__(
@@ -108,8 +106,8 @@ class StreamWatch:
         self.phase = Phase.STARTING if hold else Phase.FLOWING
         self.failure: bytes = b""
         """The data of the error event, or the whole body where it was no event stream."""
-        self.usage: Usage | None = None
-        self.model: str | None = None
+        self.receipt = Receipt()
+        """What the events say of the whole."""
         self.events = 0
         """Blocks passed on: about one a token, which is the estimate where no usage comes."""
         self._hide_usage = hide_usage
@@ -170,13 +168,17 @@ class StreamWatch:
     def _take_fields(self, block: bytes, fields: Mapping[str, Any]) -> bytes:
         self._tell(fields)
         self._known = True
-        if self.model is None:
-            self.model = find_model(block)
+        if self.receipt.model is None:
+            self.receipt = self.receipt._replace(model=find_model(block))
+        if isinstance(tier := fields.get("service_tier"), str):  # the chunk with the usage need not repeat it
+            self.receipt = self.receipt._replace(tier=tier)
         kind = fields.get("type")
         choices = fields.get("choices")
         usage = _object(fields, "usage") or _object(_object(fields, "response"), "usage")
         if usage:
-            self.usage = read_usage(usage) or self.usage
+            told = find_receipt(block)
+            if told.usage is not None:
+                self.receipt = told._replace(model=self.receipt.model, tier=told.tier or self.receipt.tier)
             if self._hide_usage and choices == [] and fields.keys() <= _USAGE_CHUNK:
                 return b""
         if isinstance(choices, list):
@@ -237,13 +239,12 @@ class BodyWatch:
         show: gets the body at its end, unless it is longer than `_MOST_SHOWN`.
     """
 
-    __slots__ = ("_body", "_show", "_tail", "events", "failure", "model", "phase", "usage")
+    __slots__ = ("_body", "_show", "_tail", "events", "failure", "phase", "receipt")
 
     def __init__(self, show: Callable[[object], None] | None = None) -> None:
         self.phase = Phase.FLOWING
         self.failure: bytes = b""
-        self.usage: Usage | None = None
-        self.model: str | None = None
+        self.receipt = Receipt()
         self.events = 0
         self._tail = b""
         self._show = show
@@ -252,7 +253,7 @@ class BodyWatch:
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes and return them."""
         if not self._tail:
-            self.model = find_model(data)
+            self.receipt = Receipt(model=find_model(data))
         if self._show is not None and len(self._body) <= _MOST_SHOWN:
             self._body += data
         self._tail = (self._tail + data)[-_TAIL:]
@@ -260,7 +261,7 @@ class BodyWatch:
 
     def finish(self) -> bytes:
         """The body has ended."""
-        self.usage = find_usage(self._tail)
+        self.receipt = find_receipt(self._tail)._replace(model=self.receipt.model)
         self.phase = Phase.COMPLETE
         if self._show is not None and len(self._body) <= _MOST_SHOWN:
             self._show(self._body)

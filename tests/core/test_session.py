@@ -29,7 +29,7 @@ def done(prompt: int, completion: int, *, status: str = "completed", **response:
 def test_the_usage_of_all_responses_is_summed() -> None:
     watch = SessionWatch()
     feed(watch, CREATED, DELTA, done(10, 3), CREATED, DELTA, DELTA, done(20, 4))
-    assert watch.usage == Usage(prompt=30, completion=7, cached=2, audio=4)
+    assert watch.usage == Usage(prompt=30, completion=7, cached=2, audio=4, longest_prompt=20)
     assert not watch.unfinished
 
 
@@ -37,7 +37,7 @@ def test_a_response_that_did_not_end_is_estimated() -> None:
     watch = SessionWatch()
     feed(watch, CREATED, DELTA, done(10, 3), CREATED, DELTA, DELTA)
     assert watch.unfinished
-    assert watch.usage == Usage(prompt=10, completion=5, cached=1, audio=2, estimated=True)
+    assert watch.usage == Usage(prompt=10, completion=5, cached=1, audio=2, longest_prompt=10, estimated=True)
 
 
 def test_where_nothing_tells_of_usage_it_is_an_estimate() -> None:
@@ -47,10 +47,10 @@ def test_where_nothing_tells_of_usage_it_is_an_estimate() -> None:
     assert watch.model == "gpt-realtime"
 
 
-def test_usage_in_seconds_is_none_of_tokens() -> None:
+def test_seconds_of_audio_are_told_from_the_beginning() -> None:
     watch = SessionWatch()
-    feed(watch, {"type": "session.usage.updated", "usage": {"seconds": 12}})
-    assert watch.usage == Usage(estimated=True)
+    feed(watch, *({"type": "session.usage.updated", "usage": {"seconds": seconds}} for seconds in (5, 12)))
+    assert watch.usage == Usage(seconds=12)
 
 
 def test_events_within_events_count() -> None:

@@ -51,14 +51,14 @@ def test_a_whole_chat_stream_passes_unchanged() -> None:
     watch, out = run(ROLE, HELLO, STOP, USAGE, DONE)
     assert b"".join(out) == ROLE + HELLO + STOP + USAGE + DONE
     assert watch.phase is Phase.COMPLETE
-    assert watch.usage == Usage(prompt=7, completion=3)
-    assert watch.model == "gpt-4o"
+    assert watch.receipt.usage == Usage(prompt=7, completion=3)
+    assert watch.receipt.model == "gpt-4o"
 
 
 def test_usage_that_the_router_asked_for_is_hidden() -> None:
     watch, out = run(ROLE, HELLO, STOP, USAGE, DONE, hide_usage=True)
     assert b"".join(out) == ROLE + HELLO + STOP + DONE
-    assert watch.usage == Usage(prompt=7, completion=3)
+    assert watch.receipt.usage == Usage(prompt=7, completion=3)
 
 
 def test_a_usage_chunk_that_holds_more_is_not_hidden() -> None:
@@ -71,7 +71,13 @@ def test_usage_in_the_finish_chunk_is_read_and_kept() -> None:
     last = chunk({}, "stop", usage={"prompt_tokens": 1, "completion_tokens": 2})
     watch, out = run(HELLO, last, hide_usage=True)
     assert out[1] == last
-    assert watch.usage == Usage(prompt=1, completion=2)
+    assert watch.receipt.usage == Usage(prompt=1, completion=2)
+
+
+def test_a_service_tier_counts_that_only_the_first_chunk_names() -> None:
+    watch, _ = run(chunk({"role": "assistant"}, service_tier="flex"), HELLO, STOP, USAGE, DONE)
+    assert watch.receipt.tier == "flex"
+    assert watch.receipt.usage == Usage(prompt=7, completion=3)
 
 
 def test_responses_events() -> None:
@@ -79,7 +85,7 @@ def test_responses_events() -> None:
     assert out[0] == b""
     assert b"".join(out) == CREATED + DELTA + COMPLETED
     assert watch.phase is Phase.COMPLETE
-    assert watch.usage == Usage(prompt=5, completion=2)
+    assert watch.receipt.usage == Usage(prompt=5, completion=2)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_how_the_bytes_are_cut_makes_no_difference(newline: bytes, data: st.Data
     watch, out = run(*parts, hide_usage=True)
     assert b"".join(out) == (ROLE + HELLO + HELLO + STOP + DONE).replace(b"\n", newline)
     assert watch.phase is Phase.COMPLETE
-    assert watch.usage == Usage(prompt=7, completion=3)
+    assert watch.receipt.usage == Usage(prompt=7, completion=3)
 
 
 @given(st.binary(max_size=400), st.booleans())
@@ -194,5 +200,5 @@ def test_a_body_that_is_no_stream_passes_and_tells_its_usage_at_the_end() -> Non
     body = json.dumps({"model": "m", "data": "x" * 50_000, "usage": {"prompt_tokens": 3, "total_tokens": 3}}).encode()
     assert b"".join(watch.feed(body[i : i + 1000]) for i in range(0, len(body), 1000)) == body
     assert watch.finish() == b""
-    assert watch.usage == Usage(prompt=3)
-    assert watch.model == "m"
+    assert watch.receipt.usage == Usage(prompt=3)
+    assert watch.receipt.model == "m"
