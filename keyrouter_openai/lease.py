@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .core.budget import Spending
 from .core.candidate import Choice
-from .core.model import Attempt, Outcome, RouteRequest
+from .core.model import Attempt, Fault, Outcome, RouteRequest, Usage
 from .core.quota import Reservation
 from .events import AttemptEnded, AttemptStarted
 from .keys import Key
+from .prices import Cost
 
 
 class Lease:
@@ -14,7 +16,7 @@ class Lease:
 
     __slots__ = (
         *("account", "candidate", "decides_account", "decides_key", "epoch", "key", "number", "quota", "request"),
-        *("host_told", "reservation", "settled", "start", "state"),
+        *("begun", "host_told", "reservation", "settled", "spending", "start", "state"),
     )
 
     def __init__(
@@ -44,6 +46,10 @@ class Lease:
         self.decides_account = False
         self.host_told = False
         """Its provider's breaker knows already that this attempt goes well."""
+        self.begun: Attempt | None = None
+        """What is on record of it while it is under way."""
+        self.spending: Spending | None = None
+        """What is reserved for it in budgets, if it touches any."""
         self.settled = False
 
 
@@ -73,7 +79,13 @@ def attempt_ended(lease: Lease, outcome: Outcome, pool: str, at: float) -> Attem
     )
 
 
-def attempt_of(lease: Lease, outcome: Outcome, *, pool: str, started_at: float, waited_s: float) -> Attempt:
+def outcome_if_killed(lease: Lease) -> Outcome:
+    """What an attempt that is about to be sent comes to if its process is killed: it may be served, and billed."""
+    usage = Usage(prompt=lease.request.estimate().prompt, estimated=True)
+    return Outcome(Fault.ABANDONED, detail="killed", usage=usage)
+
+
+def attempt_of(lease: Lease, outcome: Outcome, cost: Cost, *, pool: str, started_at: float, waited_s: float) -> Attempt:
     """The row of the ledger for an attempt."""
     request = lease.request
     return Attempt(
@@ -91,10 +103,14 @@ def attempt_of(lease: Lease, outcome: Outcome, *, pool: str, started_at: float, 
         status=outcome.status,
         detail=outcome.detail,
         stream=request.stream,
+        service_tier=outcome.service_tier,
         usage=outcome.usage,
+        cost_microusd=cost.microusd,
+        price_source=cost.source,
         first_byte_s=outcome.first_byte_s,
         seconds=outcome.seconds,
         waited_s=waited_s,
         provider_request_id=outcome.provider_request_id,
         tags=request.tags,
+        budgets=lease.spending.charges if lease.spending is not None else (),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -12,6 +14,8 @@ from .clock import Signal, ThreadSignal
 from .core.memory import Learned, LearnedOwner
 from .core.model import Attempt
 from .events import Event
+
+T = TypeVar("T")
 
 EventSink = Callable[[Event], None]
 """Receives every event, on the thread it happened on. What it raises is logged and harms nothing."""
@@ -45,14 +49,37 @@ class Vault(Protocol):
 class Recorder(Protocol):
     """What the router needs of a ledger: a place for attempts, and for what they taught. It never raises.
 
-    `record` and `remember` never block; they are called by finalizers too.
+    What takes attempts, lessons or work never waits; `record`, `withdraw` and `remember` are called by finalizers too.
     """
 
     path: Path
     on_trouble: Callable[[str, int], None] | None
-    """Gets what is wrong with the file (empty when it is over), and how many rows wait in memory."""
+    """Gets what is wrong with the file (empty when it is over), and how many rows wait."""
+    pricing: Callable[[Attempt], Attempt] | None
+    """Gives an attempt that has usage, and neither a cost nor the source of a price, its cost; may block."""
+    snapshot: Callable[[], str] | None
+    """The state of the pools that use the ledger, as JSON, for those who watch."""
 
-    def record(self, attempt: Attempt) -> None: ...
+    @property
+    def holder(self) -> str:
+        """The name under which allowances of budgets are set aside for this process."""
+        ...
+
+    def began(self, attempt: Attempt) -> None:
+        """Put an attempt on record that is about to be sent, as it is to stand if nothing more is heard of it."""
+        ...
+
+    def record(self, attempt: Attempt) -> None:
+        """Put an attempt on record that has ended."""
+        ...
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Nothing was sent of an attempt that `began`: it is not to be on record."""
+        ...
+
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Have work done in one transaction, elsewhere. The future gets what it returns or raises."""
+        ...
 
     def remember(self, pool: str, values: Sequence[Learned]) -> None:
         """Keep what was learned of a pool: a later value replaces one with the same subject."""
@@ -60,6 +87,10 @@ class Recorder(Protocol):
 
     def recall(self, pool: str) -> tuple[Learned, ...]:
         """What was learned of a pool but for owners, accounts first; may block while it is read."""
+        ...
+
+    def calls_by_hour(self, pool: str) -> Sequence[tuple[float, float]]:
+        """When calls come, for forecasts: the start (seconds since the epoch) and calls of each hour of two weeks."""
         ...
 
     def owners(self, pool: str, ids: Iterable[str]) -> Mapping[str, LearnedOwner]:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 from weakref import WeakSet
 
 from keyrouter_openai.core.memory import Learned, LearnedOwner
 from keyrouter_openai.core.model import Attempt
+from keyrouter_openai.errors import ConfigError
 
-from . import memory, owners
+from . import memory, owners, rollups
+from .allowances import charging, releasing
 from .database import open_to_write
-from .schema import INSERT_ATTEMPT, attempt_row, storable
+from .journal import is_alive, take_in
+from .schema import INSERT_ATTEMPT, Row, attempt_row, storable
+
+_AT_ONCE = (64, 16, 4, 1)
+"""Rows of one statement; so few different ones that SQLite keeps all of them prepared."""
+_MORE_ROWS = f", ({INSERT_ATTEMPT.rpartition('(')[2]}"
+_T = TypeVar("_T")
 
 
 class Appender:
@@ -33,24 +44,48 @@ class Appender:
         """Owners written since there was last a look for those that are too many; the first finds what others left."""
         _appenders.add(self)
 
-    def append(self, attempts: Sequence[Attempt], learned: Sequence[tuple[str, Learned]]) -> None:
-        """Append the attempts and bring in what was learned, each with its pool.
+    def append(self, holder: str, attempts: Sequence[Attempt], learned: Sequence[tuple[str, Learned]]) -> None:
+        """Append attempts, charge them to their budgets, and bring in what was learned, each with its pool.
 
         All of it is written or, if this raises sqlite3.Error, OSError or ConfigError, none.
         """
-        changes: list[memory.Change] = [(INSERT_ATTEMPT, [attempt_row(attempt) for attempt in attempts])]
+        changes = charging(holder, attempts)
         if learned:
             changes += memory.changes(learned)
             self._unswept += sum(isinstance(value, LearnedOwner) for _, value in learned)
         if learned and self._unswept > owners.SWEEP_EVERY:
             self._unswept = 0
             changes += owners.sweeping({pool for pool, _ in learned})
-        with _lock:
-            try:
-                _write(self._open(), changes)
-            except sqlite3.Error:
-                self.close()
-                raise
+        with self._using() as connection:
+            _write(connection, attempts, changes)
+
+    def take_in(self, name: str, attempts: Sequence[Attempt]) -> None:
+        """Append what is not there yet of the attempts of a journal whose process has ended, and give back what was
+        set aside for that. Raises as `append` does."""
+        with self._using() as connection, transaction(connection):
+            missing = [attempt for attempt in attempts if not _is_there(connection, attempt)]
+            _put(connection, missing, [*charging(name, missing), *_leaving(name)])
+
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do some work in one transaction, undone if it raises. Raises as `append` does, and what `work` raises."""
+        with self._using() as connection, transaction(connection):
+            return work(connection)
+
+    def is_watched(self) -> bool:
+        """Whether somebody wants to see what processes do. Raises as `append` does."""
+        with self._using() as connection:
+            row = connection.execute("select max(until) from watching").fetchone()
+            return row[0] is not None and row[0] > time.time()
+
+    def show(self, holder: str, status: str) -> None:
+        """Show what this process does. Raises as `append` does."""
+        with self._using() as connection, connection:
+            connection.execute("insert or replace into live values (?, ?, ?)", (holder, time.time(), status))
+
+    def leave(self, holder: str) -> None:
+        """Give back what was set aside for this process, if it can be done now; else the next to open does."""
+        with suppress(sqlite3.Error, OSError, ConfigError), self._using() as connection:
+            _write(connection, (), _leaving(holder))
 
     def close(self) -> None:
         """Close the file; the next `append` opens it again."""
@@ -59,6 +94,15 @@ class Appender:
                 self._connection.close()
                 self._connection = None
 
+    @contextmanager
+    def _using(self) -> Generator[sqlite3.Connection, None, None]:
+        with _lock:
+            try:
+                yield self._open()
+            except sqlite3.Error:
+                self.close()
+                raise
+
     def _open(self) -> sqlite3.Connection:
         # SQLite goes on writing into a file that was deleted or replaced, where nobody would ever see it.
         if self._connection is not None and self._opened != _identity(self._path):
@@ -66,20 +110,80 @@ class Appender:
         if self._connection is None:
             self._connection = open_to_write(self._path)
             self._opened = _identity(self._path)
-            _write(self._connection, memory.forgetting())
+            _write(self._connection, (), memory.forgetting())
+            take_in(self._path, self.take_in)
+            with transaction(self._connection):
+                _put(self._connection, (), _leaving(*_gone(self._connection, self._path)))
         return self._connection
 
 
-def _write(connection: sqlite3.Connection, changes: Sequence[memory.Change]) -> None:
+def recover(path: Path) -> None:
+    """Take in the journals of processes that have ended, if that can be done now."""
+    appender = Appender(path)
+    with suppress(sqlite3.Error, OSError, ConfigError):
+        take_in(path, appender.take_in)
+    appender.close()
+
+
+def _write(connection: sqlite3.Connection, attempts: Sequence[Attempt], changes: Sequence[memory.Change]) -> None:
+    with transaction(connection):
+        _put(connection, attempts, changes)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
+    """A transaction that keeps other writers out from the beginning, undone if the block raises."""
     with connection:
-        try:
-            for sql, rows in changes:
-                connection.executemany(sql, rows)
-            return
-        except (UnicodeEncodeError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
-            connection.rollback()
-        for sql, rows in changes:
-            connection.executemany(sql, [storable(row) for row in rows])
+        connection.execute("begin immediate")
+        yield
+
+
+def _put(connection: sqlite3.Connection, attempts: Sequence[Attempt], changes: Sequence[memory.Change]) -> None:
+    """Put attempts into the tables, and make changes."""
+    connection.execute("savepoint put")
+    rows = [attempt_row(attempt) for attempt in attempts]
+    try:
+        _put_rows(connection, rows, changes)
+    except (UnicodeEncodeError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
+        connection.execute("rollback to put")
+        changes = [(sql, [storable(row) for row in values]) for sql, values in changes]
+        _put_rows(connection, [storable(row) for row in rows], changes)
+
+
+def _put_rows(connection: sqlite3.Connection, attempts: Sequence[Row], changes: Sequence[memory.Change]) -> None:
+    if attempts:
+        after = rollups.last_row(connection)
+        _insert(connection, attempts)
+        rollups.add(connection, after)
+    for sql, rows in changes:
+        connection.executemany(sql, rows)
+
+
+def _insert(connection: sqlite3.Connection, attempts: Sequence[Row]) -> None:
+    """Insert many rows by few statements: each takes the interpreter's lock from the threads that make calls."""
+    start = 0
+    for size in _AT_ONCE:
+        while len(attempts) - start >= size:
+            rows = attempts[start : start + size]
+            connection.execute(f"{INSERT_ATTEMPT}{_MORE_ROWS * (size - 1)}", [value for row in rows for value in row])
+            start += size
+
+
+def _is_there(connection: sqlite3.Connection, attempt: Attempt) -> bool:
+    found = "select 1 from attempts where at = ? and request_id = ? and number = ?"
+    return connection.execute(found, (attempt.at, attempt.request_id, attempt.number)).fetchone() is not None
+
+
+def _leaving(*holders: str) -> list[memory.Change]:
+    """What takes processes that have ended off the tables of those that live."""
+    changes = [change for holder in holders for change in releasing(holder)]
+    return [*changes, ("delete from live where holder = ?", [(holder,) for holder in holders])]
+
+
+def _gone(connection: sqlite3.Connection, path: Path) -> list[str]:
+    """Those who are in the tables of processes that live, and have no journal."""
+    holders = connection.execute("select holder from allowances union select holder from live")
+    return [holder for (holder,) in holders if not is_alive(path, holder)]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

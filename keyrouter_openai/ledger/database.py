@@ -100,9 +100,16 @@ def reading(path: Path) -> Generator[sqlite3.Connection | None, None, None]:
 
 
 @contextmanager
+def opened(path: Path) -> Generator[sqlite3.Connection, None, None]:
+    """A connection as that of `open_to_write`. Failures are `ConfigError`."""
+    with _clear_errors(path), closing(open_to_write(path)) as connection:
+        yield connection
+
+
+@contextmanager
 def writing(path: Path) -> Generator[sqlite3.Connection, None, None]:
     """A connection for one short transaction, undone if the block raises. Failures are `ConfigError`."""
-    with _clear_errors(path), closing(open_to_write(path)) as connection, connection:
+    with opened(path) as connection, connection:
         yield connection
 
 

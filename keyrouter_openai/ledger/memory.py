@@ -22,7 +22,10 @@ _AHEAD_S = 60.0
 """Seconds that a value may lie ahead: others write while this process waits for the file."""
 
 _FIRST_VERSION = 2
-"""The schema that brought the tables; reading does not migrate."""
+_FIRST_WITH_HOURS = 4
+"""The schemas that brought the tables; reading does not migrate."""
+PATTERN_S = 14 * 86400.0
+"""Seconds back to which hours show the pattern of the day."""
 
 # A row that lacks a number, as SQLite stores what is none, is left out: it must not hold up the others.
 _UPSERT_LIMIT = """
@@ -82,6 +85,22 @@ def recall(path: Path, pool: str) -> tuple[Learned, ...]:
         return _read(path, pool)
     except ConfigError as error:
         logging.getLogger("keyrouter_openai").warning("what was learned of pool %r cannot be read: %s", pool, error)
+        return ()
+
+
+def calls_by_hour(path: Path, pool: str) -> tuple[tuple[float, float], ...]:
+    """See `Ledger.calls_by_hour`."""
+    try:
+        with reading(path) as connection:
+            if connection is None or schema_version(connection) < _FIRST_WITH_HOURS:
+                return ()
+            found = connection.execute(
+                "select hour, sum(attempts) from hours where pool = ? and hour >= ? group by hour",
+                (pool, time.time() - PATTERN_S),
+            )
+            return tuple((float(hour), float(calls)) for hour, calls in found)
+    except ConfigError as error:
+        logging.getLogger("keyrouter_openai").warning("the calls of pool %r cannot be read: %s", pool, error)
         return ()
 
 

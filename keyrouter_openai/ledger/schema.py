@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from keyrouter_openai.core.model import Attempt, Usage
 
+from .rollups import ADDED_UP
+
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The number of migrations. It is also the file's `user_version`, which any program can read cheaply."""
 
 ATTEMPT_COLUMNS: dict[str, type] = {
@@ -35,9 +37,11 @@ ATTEMPT_COLUMNS: dict[str, type] = {
     "cache_written_tokens": int,
     "reasoning_tokens": int,
     "audio_tokens": int,
+    "image_tokens": int,
     "usage_estimated": bool,
     "cost_microusd": int,
     "price_source": str,
+    "service_tier": str,
     "first_byte_s": float,
     "seconds": float,
     "waited_s": float,
@@ -50,6 +54,38 @@ _ALWAYS_KNOWN = {
     *("at", "request_id", "number", "pool", "key", "account", "provider", "endpoint", "outcome"),
     *("detail", "stream", "seconds", "waited_s", "tags"),
 }
+
+_MONEY_COLUMNS = ("image_tokens", "service_tier")
+_MONEY = (
+    "alter table attempts add column image_tokens integer",
+    "alter table attempts add column service_tier text",
+    "drop index if exists idx_attempts_pool_key_at",
+    # Rows are found by the primary key alone, so they are kept in its order, without a rowid.
+    """
+    create table hours (
+        hour integer not null, pool text not null, key text not null, account text not null, provider text not null,
+        model text not null, outcome text not null, tags text not null,
+        attempts integer not null, prompt_tokens integer, cached_tokens integer, completion_tokens integer,
+        cost_microusd integer, unpriced integer not null,
+        primary key (hour, pool, key, account, provider, model, outcome, tags)
+    ) without rowid
+    """,
+    f"insert into hours {ADDED_UP.replace('?', '0')}",
+    """
+    create table budget_windows (
+        budget text not null, window integer not null, spent_microusd integer not null, primary key (budget, window)
+    )
+    """,
+    """
+    create table allowances (
+        budget text not null, window integer not null, holder text not null, microusd integer not null,
+        primary key (budget, window, holder)
+    )
+    """,
+    "create table budgets (id text primary key, declaration text not null, at real not null)",
+    "create table live (holder text primary key, at real not null, status text not null)",
+    "create table watching (id integer primary key, until real not null)",
+)
 
 INSERT_ATTEMPT = f"insert into attempts ({', '.join(ATTEMPT_COLUMNS)}) values ({', '.join('?' * len(ATTEMPT_COLUMNS))})"
 
@@ -77,6 +113,7 @@ def attempt_row(attempt: Attempt) -> Row:
         *_usage_values(attempt.usage),
         attempt.cost_microusd,
         attempt.price_source,
+        attempt.service_tier,
         attempt.first_byte_s,
         attempt.seconds,
         attempt.waited_s,
@@ -87,14 +124,15 @@ def attempt_row(attempt: Attempt) -> Row:
 
 def _usage_values(usage: Usage | None) -> Row:
     if usage is None:
-        return (None,) * 7
+        return (None,) * 8
     return (
         usage.prompt,
         usage.completion,
         usage.cached,
         usage.cache_written,
         usage.reasoning,
-        usage.audio,
+        usage.audio + usage.audio_answer,
+        usage.image + usage.image_answer,
         usage.estimated,
     )
 
@@ -141,7 +179,8 @@ def _migrations() -> Migrations:
     @migrations()
     def attempts_and_keys(database: Database) -> None:
         attempts = database.table("attempts")
-        attempts.create({"id": int, **ATTEMPT_COLUMNS}, pk="id", not_null=_ALWAYS_KNOWN)
+        columns = {name: kind for name, kind in ATTEMPT_COLUMNS.items() if name not in _MONEY_COLUMNS}
+        attempts.create({"id": int, **columns}, pk="id", not_null=_ALWAYS_KNOWN)
         attempts.create_index(["at"])
         attempts.create_index(["pool", "key", "at"])
         database.table("keys").create(
@@ -162,5 +201,10 @@ def _migrations() -> Migrations:
     def owners(database: Database) -> None:
         owner = {"pool": str, "id": str, "key": str, "account": str, "passing": bool, "at": float}
         database.table("owners").create(owner, pk=("pool", "id"), not_null=set(owner))
+
+    @migrations()
+    def money(database: Database) -> None:
+        for statement in _MONEY:
+            database.conn.execute(statement)
 
     return migrations

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sqlite3
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from typing import Any, NamedTuple, TypeVar
 
 from keyrouter_openai.core.memory import Learned, LearnedOwner
 from keyrouter_openai.core.model import Attempt
 from keyrouter_openai.errors import ConfigError
 
-from . import memory, owners, queries
-from .appender import Appender
-from .database import explain
+from . import exits, memory, owners, queries
+from .appender import Appender, recover
+from .backlog import MAX_WAITING, Backlog
 from .queries import When
+from .records import Kind
 
-MAX_WAITING = 100_000
-"""Attempts kept in memory while the file cannot be written."""
-
-_BATCH = 1_000
-"""Attempts, and learned values, in one transaction: few enough that other processes get their turn."""
-_GATHER_S = 0.01
-"""Seconds to let attempts gather before they are written together: waking the thread for each costs most."""
+_GATHER_S = 0.25
+"""Seconds to let attempts gather before they are written together: waking the thread costs most."""
 _IDLE_S = 10.0
 """Seconds without an attempt after which the thread ends, so that forgotten ledgers leave nothing behind."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
-_EXIT_S = 5.0
-"""Seconds that the interpreter's exit may wait for all ledgers together."""
+_SHOW_EVERY_S = 1.0
+"""Seconds between two snapshots while somebody watches."""
 
 _log = logging.getLogger("keyrouter_openai")
-
-
-class _Lesson(NamedTuple):
-    """What was learned of a pool at one moment."""
-
-    pool: str
-    values: tuple[Learned, ...]
+_Lesson = tuple[str, tuple[Learned, ...]]
+"""A pool, and what was learned of it at one moment."""
+_T = TypeVar("_T")
 
 
 class _Flush(Event):
@@ -59,17 +47,26 @@ class _Flush(Event):
         self.written = False
 
 
+class _Work(NamedTuple):
+    """Something to be done in one transaction, and who waits for it."""
+
+    call: Callable[[sqlite3.Connection], Any]
+    answer: Future[Any]
+
+
 class Ledger:
     """The attempts of any number of clients and processes, and what they taught, in one SQLite file.
 
-    Making one stores the path and no more: the file comes with what is first taken. `record` hands an attempt to a
-    thread that lets some gather and has them in the file a hundredth of a second later; a process killed in
-    between loses them, and `flush` has them written at once. The exit of the interpreter closes every ledger, as
-    does that of a worker of `multiprocessing`; `os._exit` does not.
+    Making one stores the path and no more: the file comes with what is first taken. `record` appends an attempt to the
+    journal of this process (see `journal.py`), where it outlives a `kill -9`, and a thread has what has gathered
+    there in SQLite a quarter of a second later; `flush` has it there at once. What a killed process left in its
+    journal is in SQLite as soon as anybody opens the ledger or asks it. The exit of the interpreter closes every
+    ledger, as does that of a worker of `multiprocessing`.
 
     A file that cannot be written never fails a call. It is said once, on the logger `keyrouter_openai` and to
-    `on_trouble`, and once more when it is over. Meanwhile attempts wait in memory, up to `MAX_WAITING`
-    (100,000); beyond that the oldest are dropped and counted, which is said too.
+    `on_trouble`, and once more when it is over. Meanwhile attempts wait in the journal; where that cannot be written
+    either they wait in memory, up to `MAX_WAITING` (100,000), and beyond that the oldest are dropped and counted,
+    which is said too.
 
     Args:
         path: the file; `default_path()` is the usual one.
@@ -81,29 +78,61 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str], *, on_trouble: Callable[[str, int], None] | None = None) -> None:
         self.path = Path(path)
         self.on_trouble = on_trouble
+        self.pricing: Callable[[Attempt], Attempt] | None = None
+        """Gives an attempt whose tokens are known its cost, on the ledger's thread, where that was not known before."""
+        self.snapshot: Callable[[], str] | None = None
+        """What is to be shown, about once a second, to those who watch."""
         self._begin()
-        _ledgers.add(self)
+        exits.ledgers.add(self)
 
     def _begin(self) -> None:
         # A SimpleQueue, as its put() may interrupt itself: streams are recorded by their finalizers.
-        self._inbox: SimpleQueue[Attempt | _Lesson | _Flush] = SimpleQueue()
+        self._inbox: SimpleQueue[_Lesson | _Flush | _Work | None] = SimpleQueue()
+        self._backlog = Backlog(self.path)
+        self._nudged = False
+        """The thread knows that there are attempts."""
         self._hurry = Event()
         """Somebody waits for the file: no gathering now."""
         self._starting = Lock()
         self._thread: Thread | None = None
         # The thread's own:
         self._appender = Appender(self.path)
-        self._rows: deque[Attempt] = deque()
-        self._learned: dict[tuple[str, tuple[object, ...]], Learned] = {}
-        """By pool and subject; beyond `MAX_WAITING` the first to come go."""
         self._flushes: list[_Flush] = []
-        self._dropped = 0
+        self._works: list[_Work] = []
+        self._is_watched = False
+        self._show_at = 0.0
         self._told = 0  # 1: there is a problem; 2: attempts are being dropped
+
+    @property
+    def holder(self) -> str:
+        """The name under which this process holds allowances of budgets: that of its journal."""
+        return self._backlog.journal.name
+
+    def began(self, attempt: Attempt) -> None:
+        """Take an attempt that is about to be sent, as it is to stand if nothing more is heard of it. As `record`."""
+        self._backlog.add(Kind.BEGAN, attempt)
 
     def record(self, attempt: Attempt) -> None:
         """Take an attempt, in a few microseconds. Never raises; works after `close` and in finalizers too."""
-        self._inbox.put(attempt)
-        self._ensure_thread()
+        self._backlog.add(Kind.ENDED, attempt)
+        if not self._nudged or self._thread is None:
+            self._nudged = True
+            self._inbox.put(None)
+            self._ensure_thread()
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Of an attempt that `began` nothing was sent: it is not to be on record. As `record` otherwise."""
+        self._backlog.add(Kind.WITHDRAWN, attempt)
+
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> Future[_T]:
+        """Have `work` done on the ledger's thread, in one transaction of its own that keeps other writers out.
+
+        Never blocks. The future gets what it returns or raises; sqlite3.Error, OSError, ConfigError if that cannot be.
+        """
+        request = _Work(work, Future())
+        if not self._ask(request):
+            self.close()
+        return request.answer
 
     def remember(self, pool: str, values: Sequence[Learned]) -> None:
         """Take what was learned of a pool, to be kept and found by `recall` for 30 days, or by `owners`.
@@ -111,16 +140,19 @@ class Ledger:
         Of one subject the latest value replaces all others, also those of other processes. As `record`, it takes a
         few microseconds and never raises.
         """
-        self._inbox.put(_Lesson(pool, tuple(values)))
+        self._inbox.put((pool, tuple(values)))
         self._ensure_thread()
 
     def recall(self, pool: str) -> tuple[Learned, ...]:
         """What was learned of a pool in the last 30 days and is in the file: accounts first, then limits.
 
-        Blocks while it reads, some microseconds a value. Never raises: where the file cannot be read, that is said
-        on the logger `keyrouter_openai` and nothing is found.
+        Blocks while it reads. Never raises: a file that cannot be read is said on the logger, and nothing found.
         """
         return memory.recall(self.path, pool)
+
+    def calls_by_hour(self, pool: str) -> tuple[tuple[float, float], ...]:
+        """The start (seconds since the epoch) and calls of each hour of two weeks; reads as `recall` does."""
+        return memory.calls_by_hour(self.path, pool)
 
     def owners(self, pool: str, ids: Iterable[str]) -> dict[str, LearnedOwner]:
         """Whose these resources are, by id, as far as that is in the file.
@@ -148,9 +180,10 @@ class Ledger:
     def close(self, timeout: float = 5.0) -> None:
         """Write what waits, close the file and end the thread, in up to `timeout` seconds.
 
-        What cannot be written is said on the logger. A later `record` opens the file again.
+        The journal stays for the next to open the ledger if there are attempts under way, or some that cannot be
+        written, which is said on the logger. A later `record` opens the file again.
         """
-        if self._nothing_to_do():
+        if self._nothing_to_do() and not self._backlog.journal.exists:
             return
         request = _Flush(closing=True)
         if not self._ask(request):
@@ -159,7 +192,7 @@ class Ledger:
         if request.wait(timeout) and thread is not None:
             thread.join(timeout)
         if not request.written:
-            _log.warning("ledger %s closed with %d rows not written", self.path, self._waiting())
+            _log.warning("ledger %s closed with %d rows not written", self.path, self._backlog.waiting)
 
     def attempts(
         self,
@@ -182,7 +215,7 @@ class Ledger:
             until: before this time.
             model: the model asked for.
         """
-        self.flush()
+        self._have_all()
         return queries.attempts(
             self.path,
             since=since,
@@ -209,25 +242,32 @@ class Ledger:
 
         Raises ConfigError if the file cannot be read or `by` is none of these.
         """
-        self.flush()
+        self._have_all()
         return queries.summary(self.path, by, since=since, until=until)
 
-    def _ask(self, request: _Flush) -> bool:
+    def after_fork(self) -> None:
+        """In a forked child, the thread is the parent's, and so is the journal with the attempts in it."""
+        self._backlog.journal.let_go()
+        self._begin()
+
+    def _have_all(self) -> None:
+        """Have in SQLite what this process has taken, and what killed ones have left."""
+        self.flush()
+        recover(self.path)
+
+    def _ask(self, request: _Flush | _Work) -> bool:
         """Send a request to the thread; whether there is one."""
         self._inbox.put(request)
         self._hurry.set()
         return self._ensure_thread()
 
     def _nothing_to_do(self) -> bool:
-        return self._thread is None and not self._waiting()
-
-    def _waiting(self) -> int:
-        return self._inbox.qsize() + len(self._rows) + len(self._learned)
+        return self._thread is None and self._inbox.empty() and not self._backlog.waiting
 
     def _ensure_thread(self) -> bool:
         """Have a thread see to the inbox; False if there is none to be had, as when the interpreter ends."""
         # Not waited for: a finalizer may run on the thread that holds it, which then is starting one.
-        if _exiting:  # a new thread would not run any more, and Python 3.11 would wait for it for ever
+        if exits.is_exiting():  # a new thread would not run any more, and Python 3.11 would wait for it for ever
             return self._thread is not None
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
@@ -243,8 +283,13 @@ class Ledger:
 
     def _run(self) -> None:
         try:
-            while self._collect(_IDLE_S) and self._write_or_wait():
-                pass
+            idle_since = time.monotonic()
+            while self._is_watched or time.monotonic() - idle_since < _IDLE_S:
+                if self._collect(min(_IDLE_S, _SHOW_EVERY_S)):
+                    if not self._turn():
+                        break
+                    idle_since = time.monotonic()
+                self._show()
         finally:
             self._appender.close()
             self._thread = None
@@ -254,51 +299,71 @@ class Ledger:
 
     def _collect(self, timeout: float) -> bool:
         """Wait for something to come in and take what is there, up to a flush; False if nothing came."""
-        taken = 0
+        came = False
         try:
             item = self._inbox.get(timeout=timeout)
-            if not isinstance(item, _Flush):
+            if not isinstance(item, _Flush | _Work):
                 self._hurry.wait(_GATHER_S)
             self._hurry.clear()
-            while not isinstance(item, _Flush):
-                self._take(item)
-                taken += 1
-                if taken == _BATCH:
+            self._nudged = False
+            while True:
+                came = True
+                if isinstance(item, _Flush):
+                    self._flushes.append(item)
                     return True
+                if isinstance(item, _Work):
+                    self._works.append(item)
+                elif item is not None:
+                    self._backlog.learn(*item)
                 item = self._inbox.get_nowait()
         except Empty:
-            return taken > 0
-        self._flushes.append(item)
-        return True
+            return came
+        finally:
+            self._backlog.trim()
 
-    def _take(self, item: Attempt | _Lesson) -> None:
-        if isinstance(item, _Lesson):
-            for value in item.values:
-                subject = item.pool, value.subject
-                if (known := self._learned.get(subject)) is None or known.at <= value.at:
-                    self._learned[subject] = value
-            while len(self._learned) > MAX_WAITING:
-                del self._learned[next(iter(self._learned))]
-            return
-        if len(self._rows) >= MAX_WAITING:
-            self._rows.popleft()
-            self._dropped += 1
-        self._rows.append(item)
-
-    def _write_or_wait(self) -> bool:
-        """Write all rows, trying again for as long as it takes; False if the thread is to end."""
+    def _turn(self) -> bool:
+        """Write all that there is, trying again for as long as it takes; False if the thread is to end."""
         pause = _FIRST_PAUSE_S
-        while problem := self._write_rows():
+        self._do_works()
+        while problem := self._backlog.write(self._appender, self.pricing):
             self._tell(problem)
             if self._is_closing():
                 self._answer_flushes(written=False)
                 return False
             self._wait(pause)
+            self._do_works()
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-        self._tell("")
+        self._tell(self._backlog.journal_problem)
         closing = self._is_closing()
+        if closing and self._backlog.journal.close():
+            self._appender.leave(self.holder)
         self._answer_flushes(written=True)
         return not closing
+
+    def _do_works(self) -> None:
+        while self._works:
+            call, answer = self._works.pop(0)
+            if not answer.set_running_or_notify_cancel():
+                continue
+            if not self._backlog.journal.mend(make=True):  # by it others see that this process lives, and may hold much
+                answer.set_exception(ConfigError(self._backlog.journal_problem))
+                continue
+            try:
+                answer.set_result(self._appender.run(call))
+            except Exception as error:  # noqa: BLE001  the future hands it to who asked
+                answer.set_exception(error)
+
+    def _show(self) -> None:
+        """Show a snapshot if somebody watches."""
+        if self.snapshot is None or time.monotonic() < self._show_at:
+            return
+        self._show_at = time.monotonic() + _SHOW_EVERY_S
+        try:
+            self._is_watched = self._appender.is_watched()
+            if self._is_watched:
+                self._appender.show(self.holder, self.snapshot())
+        except (sqlite3.Error, OSError, ConfigError):
+            self._is_watched = False  # what is wrong is said when attempts are to be written
 
     def _is_closing(self) -> bool:
         return any(request.closing for request in self._flushes)
@@ -310,88 +375,26 @@ class Ledger:
         self._flushes.clear()
 
     def _wait(self, pause: float) -> None:
-        """Collect until the pause is over or somebody asks for a flush."""
+        """Collect until the pause is over or somebody asks for something."""
         asked = len(self._flushes)
         end = time.monotonic() + pause
-        while len(self._flushes) == asked and (left := end - time.monotonic()) > 0:
+        while len(self._flushes) == asked and not self._works and (left := end - time.monotonic()) > 0:
             self._collect(left)
-
-    def _write_rows(self) -> str:
-        """Write the rows, as many at a time as fit into a batch; what went wrong, or an empty string."""
-        while self._rows or self._learned:
-            batch = list(islice(self._rows, _BATCH))
-            learned = list(islice(self._learned.items(), _BATCH))
-            try:
-                self._appender.append(batch, [(pool, value) for (pool, _), value in learned])
-            except (sqlite3.Error, OSError, ConfigError) as error:
-                return explain(error, self.path)
-            for _ in batch:
-                self._rows.popleft()
-            for subject, _ in learned:
-                del self._learned[subject]
-        return ""
 
     def _tell(self, problem: str) -> None:
         """Say what is wrong once, once more when attempts begin to be dropped, and when it is over."""
-        level = (2 if self._dropped else 1) if problem else 0
-        over = not problem and (self._told or self._dropped)
+        level = (2 if self._backlog.dropped else 1) if problem else 0
+        over = not problem and (self._told or self._backlog.dropped)
         if level <= self._told and not over:
             return
-        waiting = self._waiting()
+        waiting = self._backlog.waiting
         if problem:
-            if self._dropped:
+            if self._backlog.dropped:
                 problem += f" (the oldest attempts are dropped now, beyond {MAX_WAITING:,})"
-            _log.warning("%s; %d rows wait in memory, calls go on", problem, waiting)
+            _log.warning("%s; %d rows wait, calls go on", problem, waiting)
         else:
-            _log.warning("ledger %s is written again; %d attempts were dropped", self.path, self._dropped)
-            self._dropped = 0
+            _log.warning("ledger %s is written again; %d attempts were dropped", self.path, self._backlog.dropped)
+            self._backlog.dropped = 0
         self._told = level
         if self.on_trouble is not None:
             self.on_trouble(problem, waiting)
-
-
-_ledgers: WeakSet[Ledger] = WeakSet()
-
-
-_exiting = False
-"""The process is about to end."""
-
-
-_before_exit: list[Callable[[], None]] = []
-
-
-def before_exit(callback: Callable[[], None]) -> None:
-    """Have `callback` called when the process ends, just before the ledgers close."""
-    _before_exit.append(callback)
-
-
-def _close_all() -> None:
-    global _exiting  # noqa: PLW0603  a process ends once
-    _exiting = True
-    for callback in _before_exit:
-        callback()
-    end = time.monotonic() + _EXIT_S
-    for ledger in list(_ledgers):
-        ledger.close(max(0.0, end - time.monotonic()))
-
-
-def _after_fork_in_child() -> None:
-    # The thread is the parent's, and so are the attempts that wait for it.
-    for ledger in list(_ledgers):
-        ledger._begin()  # pyright: ignore[reportPrivateUsage]
-    _close_with_worker()
-
-
-def _close_with_worker(starting: object = None) -> None:
-    """Close all when a worker of `multiprocessing` ends: it uses `os._exit`, which calls no `atexit`."""
-    if (util := sys.modules.get("multiprocessing.util")) is None:
-        return
-    if starting is None:  # a worker that is about to start forgets all finalizers, and then calls this once more
-        util.register_after_fork(_close_all, _close_with_worker)
-    util.Finalize(None, _close_all, exitpriority=0)
-
-
-atexit.register(_close_all)
-_close_with_worker()
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -75,7 +75,7 @@ UNUSABLE = pytest.mark.parametrize(
         (a_file_as_folder, "{path.parent} is no folder"),
         (
             a_newer_schema,
-            "was written by a newer keyrouter-openai (schema 7; this one knows 3): "
+            "was written by a newer keyrouter-openai (schema 7; this one knows 4): "
             "upgrade, or point KEYROUTER_DB at another file",
         ),
         (a_socket, "is no regular file"),
@@ -180,6 +180,7 @@ def test_folder_and_files_are_the_users_alone(tmp_path: Path) -> None:
         "usage.db": 0o600,
         "usage.db-wal": 0o600,
         "usage.db-shm": 0o600,
+        f"usage.db.journal-{ledger.holder}": 0o600,
     }
     ledger.close()
     assert [file.name for file in path.parent.iterdir()] == ["usage.db"]
@@ -193,7 +194,7 @@ def test_opening_again_migrates_once_and_keeps_what_is_there(tmp_path: Path) -> 
         applied = connection.execute("select count(*) from _sqlite_migrations").fetchone()
         version = connection.execute("pragma user_version").fetchone()
         mode = connection.execute("pragma journal_mode").fetchone()
-    assert version == applied == (3,), "user_version is the number of migrations"
+    assert version == applied == (4,), "user_version is the number of migrations"
     assert mode == ("wal",)
     assert request_ids(path) == ["r1", "r1"]
 

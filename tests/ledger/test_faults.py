@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from keyrouter_openai.ledger import Ledger, database, writer
+from keyrouter_openai.ledger import Ledger, backlog, database, writer
 from keyrouter_openai.ledger.appender import Appender
 
 from .support import attempt, request_ids, run, start
@@ -155,7 +155,7 @@ def test_waiting_attempts_are_bounded_and_the_newest_kept(tmp_path: Path, caplog
     obstacle.write_text("a file where the folder should be")
     troubles = Troubles()
     ledger = Ledger(obstacle / "usage.db", on_trouble=troubles)
-    recorded = writer.MAX_WAITING + 5_000
+    recorded = backlog.MAX_WAITING + 5_000
     for number in range(recorded):
         ledger.record(attempt(request_id=str(number)))
     assert troubles.next()[0]
@@ -360,6 +360,8 @@ def test_an_idle_ledger_ends_its_thread_and_can_be_forgotten(tmp_path: Path, mon
         wait_for_threads()
     assert request_ids(tmp_path / "usage.db") == ["0", "1", "2"]
     assert not (tmp_path / "usage.db-wal").exists(), "the file is closed"
+    ledger.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["usage.db"]
     forgotten = weakref.ref(ledger)
     del ledger
     gc.collect()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from time import tzset
 
@@ -12,7 +15,7 @@ import pytest
 
 from keyrouter_openai.core.model import Attempt, Fault, Usage
 from keyrouter_openai.errors import ConfigError
-from keyrouter_openai.ledger import Ledger
+from keyrouter_openai.ledger import Ledger, screens
 
 from .support import attempt
 
@@ -56,9 +59,21 @@ def test_every_field_of_an_attempt_comes_back(ledger: Ledger) -> None:
         status=429,
         detail="slow_down",
         stream=True,
-        usage=Usage(prompt=7, completion=6, cached=5, cache_written=4, reasoning=3, audio=2, estimated=True),
+        usage=Usage(
+            prompt=7,
+            completion=6,
+            cached=5,
+            cache_written=4,
+            reasoning=3,
+            audio=2,
+            audio_answer=1,
+            image=7,
+            image_answer=1,
+            estimated=True,
+        ),
         cost_microusd=1234,
         price_source="provider",
+        service_tier="flex",
         first_byte_s=0.25,
         seconds=0.5,
         waited_s=0.125,
@@ -73,10 +88,11 @@ def test_every_field_of_an_attempt_comes_back(ledger: Ledger) -> None:
         "cached_tokens": 5,
         "cache_written_tokens": 4,
         "reasoning_tokens": 3,
-        "audio_tokens": 2,
+        "audio_tokens": 3,
+        "image_tokens": 8,
         "usage_estimated": True,
     }
-    plain = {name: value for name, value in full._asdict().items() if name != "usage"}
+    plain = {name: value for name, value in full._asdict().items() if name not in ("usage", "budgets")}
     assert row == plain | usage
     assert row["stream"] is True
     assert row["usage_estimated"] is True
@@ -88,7 +104,8 @@ def test_what_is_not_known_is_none(ledger: Ledger) -> None:
     assert {name for name, value in row.items() if value is None} == {
         *("model", "served_model", "status", "first_byte_s", "provider_request_id"),
         *("prompt_tokens", "completion_tokens", "cached_tokens", "cache_written_tokens"),
-        *("reasoning_tokens", "audio_tokens", "usage_estimated", "cost_microusd", "price_source"),
+        *("reasoning_tokens", "audio_tokens", "image_tokens", "usage_estimated"),
+        *("cost_microusd", "price_source", "service_tier"),
     }
     assert row["tags"] == {}
 
@@ -148,6 +165,7 @@ def test_summary_adds_up(ledger: Ledger) -> None:
             "cached_tokens": 120,
             "completion_tokens": 40,
             "cost_usd": 1.500001,
+            "unpriced": 0,
         }
     ]
 
@@ -235,3 +253,55 @@ def test_values_that_sqlite_refuses_cost_no_attempt(ledger: Ledger) -> None:
     assert (rows["surrogate"]["model"], rows["surrogate"]["tags"]) == ("half ?", {"n": "5"})
     assert (rows["huge"]["prompt_tokens"], rows["huge"]["completion_tokens"]) == (None, 1)
     assert rows["object"]["model"] == "gpt"
+
+
+def test_what_has_no_price_yet_is_priced_before_it_is_written(ledger: Ledger) -> None:
+    ledger.pricing = lambda attempt: attempt._replace(cost_microusd=7, price_source="late")
+    ledger.record(attempt(request_id="priced late", usage=Usage(prompt=1)))
+    ledger.record(attempt(request_id="priced", usage=Usage(prompt=1), cost_microusd=5, price_source="soon"))
+    ledger.record(attempt(request_id="unknown", usage=Usage(prompt=1), price_source="unknown"))
+    ledger.record(attempt(request_id="nothing used"))
+    assert [(row["cost_microusd"], row["price_source"]) for row in ledger.attempts(newest_first=False)] == [
+        (7, "late"),
+        (5, "soon"),
+        (None, "unknown"),
+        (None, None),
+    ]
+
+
+def test_work_is_one_transaction_undone_if_it_raises(ledger: Ledger) -> None:
+    def insert(connection: sqlite3.Connection, *, fails: bool) -> str:
+        connection.execute("insert into budgets (id, declaration, at) values ('b', '{}', 0)")
+        if fails:
+            raise LookupError
+        return "done"
+
+    with pytest.raises(LookupError):
+        ledger.run(lambda connection: insert(connection, fails=True)).result(30)
+    assert ledger.run(lambda connection: insert(connection, fails=False)).result(30) == "done"
+
+
+def test_work_on_a_file_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with pytest.raises(ConfigError, match="is a folder"):
+        ledger.run(lambda connection: connection.execute("select 1")).result(30)
+    ledger.close()
+
+
+def test_a_snapshot_is_shown_while_somebody_watches(ledger: Ledger) -> None:
+    def shown() -> list[object]:
+        found = ledger.run(lambda connection: connection.execute("select holder, status from live").fetchall())
+        return list(found.result(30))
+
+    snapshots = SimpleQueue[str]()
+    ledger.snapshot = lambda: snapshots.put("taken") or "all is well"
+    ledger.record(attempt())
+    assert ledger.flush(30)
+    assert shown() == []
+    screens.watch(ledger.path, time.time() + 60)
+    ledger.record(attempt())
+    snapshots.get(timeout=30)
+    snapshots.get(timeout=30)
+    assert shown() == [(ledger.holder, "all is well")]
+    ledger.close()
+    assert shown() == []

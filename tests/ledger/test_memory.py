@@ -218,7 +218,7 @@ def test_a_file_of_version_1_is_brought_up_to_date_and_keeps_what_is_in_it(versi
         Key(name="a", account="acme", models=("gpt-4o*",)),
         Key(name="b", provider="groq", enabled=False),
     ]
-    assert columns(version_1, "pragma user_version") == [3]
+    assert columns(version_1, "pragma user_version") == [4]
 
 
 def test_a_removed_key_takes_what_was_learned_of_it_along(ledger: Ledger) -> None:
@@ -274,3 +274,21 @@ def test_a_forked_child_leaves_what_its_parent_learned_to_the_parent(tmp_path: P
     path = tmp_path / "usage.db"
     assert run(script, path).stdout == "True\n"
     assert sorted(str(name) for name in columns(path, "select key from learned_accounts")) == ["child", "parent"]
+
+
+def test_the_calls_of_each_hour_are_found_by_pool(ledger: Ledger) -> None:
+    hour = time.time() // 3600 * 3600 - 7200
+    for at in (hour, hour + 10, hour + 3600, hour - 15 * DAY):
+        ledger.record(attempt(at=at, pool="team"))
+    ledger.record(attempt(at=hour, pool="other"))
+    ledger.flush()
+    assert Ledger(ledger.path).calls_by_hour("team") == ((hour, 2.0), (hour + 3600, 1.0))
+
+
+def test_no_calls_are_found_where_no_file_is(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "new" / "usage.db").calls_by_hour("team") == ()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_without_hours_has_no_calls_by_hour(version_1: Path) -> None:
+    assert Ledger(version_1).calls_by_hour("default") == ()

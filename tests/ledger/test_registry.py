@@ -58,7 +58,7 @@ def test_no_secret_reaches_the_disk(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         registry.add("default", Key(name="a", secret=SecretStr(SECRET)))
     contents = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    assert set(contents) == {"usage.db", "usage.db-wal", "usage.db-shm"}
+    assert set(contents) == {"usage.db", "usage.db-wal", "usage.db-shm", f"usage.db.journal-{ledger.holder}"}
     assert not [name for name, content in contents.items() if SECRET.encode() in content]
     assert SECRET not in str(caught.value)
     ledger.close()

@@ -1,0 +1,47 @@
+"""Table `hours`: what the attempts of each hour add up to, kept by the transaction that brings their rows.
+
+An hour begins in UTC; local days are put together from hours (see `queries.summary`). A sum is null where no attempt
+has the number, and a model of '' is none. Tags are a dimension as a whole, as the text that `attempts` has: a tag
+whose value is another for each call makes as many roll-ups as there are attempts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+HOUR_S = 3600
+
+ADDED_UP = f"""
+    select cast(at / {HOUR_S} as integer) * {HOUR_S} as hour, pool, key, account, provider,
+        coalesce(model, '') as model, outcome, tags,
+        count(*) as attempts,
+        sum(prompt_tokens) as prompt_tokens,
+        sum(cached_tokens) as cached_tokens,
+        sum(completion_tokens) as completion_tokens,
+        sum(cost_microusd) as cost_microusd,
+        sum(prompt_tokens is not null and cost_microusd is null) as unpriced
+    from attempts where id > ? group by 1, 2, 3, 4, 5, 6, 7, 8
+"""
+"""Adds up the rows of `attempts` after one, as `hours` has them. `unpriced` counts those with tokens and no cost."""
+
+_ADD = f"""
+    insert into hours {ADDED_UP}
+    on conflict do update set
+        attempts = attempts + excluded.attempts,
+        prompt_tokens = coalesce(prompt_tokens + excluded.prompt_tokens, prompt_tokens, excluded.prompt_tokens),
+        cached_tokens = coalesce(cached_tokens + excluded.cached_tokens, cached_tokens, excluded.cached_tokens),
+        completion_tokens =
+            coalesce(completion_tokens + excluded.completion_tokens, completion_tokens, excluded.completion_tokens),
+        cost_microusd = coalesce(cost_microusd + excluded.cost_microusd, cost_microusd, excluded.cost_microusd),
+        unpriced = unpriced + excluded.unpriced
+"""
+
+
+def last_row(connection: sqlite3.Connection) -> int:
+    """The id of the row that came last; those of this transaction come after it."""
+    return connection.execute("select coalesce(max(id), 0) from attempts").fetchone()[0]
+
+
+def add(connection: sqlite3.Connection, after: int) -> None:
+    """Add the rows of this transaction, which come after one, to the hours."""
+    connection.execute(_ADD, (after,))
