@@ -22,13 +22,16 @@ from ._sdk import httpx2
 from ._sdk_requests import QuickRequests
 from ._sdk_sockets import routes_sockets
 from .attaching import uploads_to_owners
+from .budget import Budget
 from .clock import Signal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
 from .drop_in import DropIn, hide
+from .expense import Expense
 from .hedging import hedged
 from .keys import Key
 from .lookup import Search
+from .prices import PricesArgument
 from .retry import Call, async_policy
 from .route import HedgeAfter, Routing, remember_route
 from .router import Router
@@ -55,11 +58,16 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             `cost`, `quality`, or an `Objective` of your own. Default: KEYROUTER_OBJECTIVE.
         tenant_weights: shares of capacity by tenant (the tag `tenant`, or `user=` of a call), for when more is asked
             for than the pool can serve: above 0, and 1 where a tenant is not named.
+        budgets: what may be spent: `Budget`s, shared by all processes that declare them on the same ledger.
         hedge_after: make a second attempt on another account if the headers of an answer take longer than so many
             seconds, or than the 95th percentile of its model ("p95"); the first answer wins. For completions,
             embeddings, moderations, the list of models, and responses with `store=False`. Default: never.
         ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
             a file in the user data folder.
+        prices: prices of your own, for models that have no published one or another: US dollars for a million tokens,
+            by pattern of models, such as `{"ft:gpt-4.1-mini-*": {"input": 0.8, "cached": 0.2, "output": 3.2}}`. A kind
+            of tokens that is left out costs what `input` or `output` do; `hour` is the price of an hour of audio. Each
+            key's `price_multiplier` applies to them too.
         http_client: as in the SDK. Failures mean the same with `openai.DefaultAioHttpClient()`, which takes less CPU
             time and works under asyncio alone.
 
@@ -78,8 +86,10 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
         max_wait: float | None = None,
         objective: str | Objective | None = None,
         tenant_weights: Mapping[str, float] | None = None,
+        budgets: Sequence[Budget] | None = None,
         hedge_after: HedgeAfter | None = None,
         ledger: LedgerArgument = UNSET,
+        prices: PricesArgument | None = None,
         api_key: str | Callable[[], Awaitable[str]] | None = None,
         admin_api_key: str | None = None,
         workload_identity: _sdk.AnyWorkloadIdentity | None = None,
@@ -106,8 +116,10 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             sdk_credential=api_key is not None or provider is not None or workload_identity is not None,
             pool=pool,
             ledger=ledger,
+            prices=prices,
             objective=objective,
             tenant_weights=tenant_weights,
+            budgets=budgets,
         )
         super().__init__(
             api_key=api_key if self.router.sdk_credential else _sdk.POOL_API_KEY,
@@ -143,8 +155,10 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
         max_wait: float | None = None,
         objective: str | Objective | None = None,
         tenant_weights: Mapping[str, float] | None = None,
+        budgets: Sequence[Budget] | None = None,
         hedge_after: HedgeAfter | None = None,
         ledger: LedgerArgument = UNSET,
+        prices: PricesArgument | None = None,
         api_key: str | Callable[[], Awaitable[str]] | None = None,
         admin_api_key: str | None = None,
         workload_identity: _sdk.AnyWorkloadIdentity | None = None,
@@ -175,7 +189,9 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             pool=pool,
             router=router,
             ledger=ledger,
+            prices=prices,
             tenant_weights=tenant_weights,
+            budgets=budgets,
             other_credential=api_key or workload_identity or (_sdk.is_set(provider) and provider),
         )
         copied = super().copy(
@@ -292,6 +308,8 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
         router = self.router
         if call.turn is not None:
             await self._wait(call)
+        if call.expense is not None:
+            await self._afford(call, call.expense)
         key = call.lease.key
         secret = None
         if not router.sdk_credential:
@@ -320,6 +338,24 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             began = clock.monotonic()
             await clock.sleep(max(turn.look_at - began, 0.0), signal)
             call.waited(clock.monotonic() - began)
+
+    async def _afford(self, call: Call, expense: Expense) -> None:
+        """Wait until what the attempt can cost is reserved in all budgets that it touches."""
+        if expense.must_load(call.lease):
+            await anyio.to_thread.run_sync(expense.load, call.lease)
+        if expense.at_once(call.lease):
+            return
+        clock, signal = self.router.clock, Signal()
+        try:
+            while (pause := expense.afford(call, signal.set)) is not None:
+                if call.turn is not None:
+                    await self._wait(call)
+                elif pause > 0.0:
+                    began = clock.monotonic()
+                    await clock.sleep(pause, signal)
+                    call.waited(clock.monotonic() - began)
+        finally:
+            expense.leave(signal.set)
 
     async def _rest(self, call: Call, seconds: float) -> None:
         """Wait before another attempt: with one key as the SDK does, else as long as the policy says."""

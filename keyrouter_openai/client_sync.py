@@ -14,13 +14,16 @@ from ._sdk import httpx2
 from ._sdk_requests import QuickRequests
 from ._sdk_sockets import routes_sockets
 from .attaching import uploads_to_owners
+from .budget import Budget
 from .clock import ThreadSignal
 from .config import UNSET, LedgerArgument, build_router
 from .core.objectives import Objective
 from .drop_in import DropIn, hide
+from .expense import Expense
 from .hedging import refuse_hedging
 from .keys import Key
 from .lookup import Search
+from .prices import PricesArgument
 from .retry import Call, sync_policy
 from .route import Routing, remember_route
 from .router import Router
@@ -47,8 +50,13 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
             `cost`, `quality`, or an `Objective` of your own. Default: KEYROUTER_OBJECTIVE.
         tenant_weights: shares of capacity by tenant (the tag `tenant`, or `user=` of a call), for when more is asked
             for than the pool can serve: above 0, and 1 where a tenant is not named.
+        budgets: what may be spent: `Budget`s, shared by all processes that declare them on the same ledger.
         ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
             a file in the user data folder.
+        prices: prices of your own, for models that have no published one or another: US dollars for a million tokens,
+            by pattern of models, such as `{"ft:gpt-4.1-mini-*": {"input": 0.8, "cached": 0.2, "output": 3.2}}`. A kind
+            of tokens that is left out costs what `input` or `output` do; `hour` is the price of an hour of audio. Each
+            key's `price_multiplier` applies to them too.
 
     Raises:
         ConfigError: something that was given is wrong; nothing was changed.
@@ -65,7 +73,9 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
         max_wait: float | None = None,
         objective: str | Objective | None = None,
         tenant_weights: Mapping[str, float] | None = None,
+        budgets: Sequence[Budget] | None = None,
         ledger: LedgerArgument = UNSET,
+        prices: PricesArgument | None = None,
         api_key: str | Callable[[], str] | None = None,
         admin_api_key: str | None = None,
         workload_identity: _sdk.AnyWorkloadIdentity | None = None,
@@ -92,8 +102,10 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
             sdk_credential=api_key is not None or provider is not None or workload_identity is not None,
             pool=pool,
             ledger=ledger,
+            prices=prices,
             objective=objective,
             tenant_weights=tenant_weights,
+            budgets=budgets,
         )
         super().__init__(
             api_key=api_key if self.router.sdk_credential else _sdk.POOL_API_KEY,
@@ -129,7 +141,9 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
         max_wait: float | None = None,
         objective: str | Objective | None = None,
         tenant_weights: Mapping[str, float] | None = None,
+        budgets: Sequence[Budget] | None = None,
         ledger: LedgerArgument = UNSET,
+        prices: PricesArgument | None = None,
         api_key: str | Callable[[], str] | None = None,
         admin_api_key: str | None = None,
         workload_identity: _sdk.AnyWorkloadIdentity | None = None,
@@ -160,7 +174,9 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
             pool=pool,
             router=router,
             ledger=ledger,
+            prices=prices,
             tenant_weights=tenant_weights,
+            budgets=budgets,
             other_credential=api_key or workload_identity or (_sdk.is_set(provider) and provider),
         )
         copied = super().copy(
@@ -273,6 +289,8 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
         router = self.router
         if call.turn is not None:
             self._wait(call)
+        if call.expense is not None:
+            self._afford(call, call.expense)
         key = call.lease.key
         secret = None
         if not router.sdk_credential:
@@ -296,6 +314,24 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
             began = clock.monotonic()
             clock.sleep_sync(max(turn.look_at - began, 0.0), signal)
             call.waited(clock.monotonic() - began)
+
+    def _afford(self, call: Call, expense: Expense) -> None:
+        """Wait until what the attempt can cost is reserved in all budgets that it touches."""
+        if expense.must_load(call.lease):
+            expense.load(call.lease)
+        if expense.at_once(call.lease):
+            return
+        clock, signal = self.router.clock, ThreadSignal()
+        try:
+            while (pause := expense.afford(call, signal.set)) is not None:
+                if call.turn is not None:
+                    self._wait(call)
+                elif pause > 0.0:
+                    began = clock.monotonic()
+                    clock.sleep_sync(pause, signal)
+                    call.waited(clock.monotonic() - began)
+        finally:
+            expense.leave(signal.set)
 
     def _rest(self, call: Call, seconds: float) -> None:
         """Wait before another attempt: with one key as the SDK does, else as long as the policy says."""

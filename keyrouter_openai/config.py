@@ -11,10 +11,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from .budget import Budget
 from .core.objectives import Objective
 from .errors import ConfigError
 from .keys import Key, made_up_name
 from .ledger import Ledger, Registry, check_path, default_path
+from .prices import PricesArgument
 from .protocols import Recorder, Vault
 from .route import check_objective
 from .router import Router
@@ -44,8 +46,10 @@ def build_router(
     sdk_credential: bool = False,
     pool: str | None = None,
     ledger: LedgerArgument = UNSET,
+    prices: PricesArgument | None = None,
     objective: str | Objective | None = None,
     tenant_weights: Mapping[str, float] | None = None,
+    budgets: Sequence[Budget] | None = None,
 ) -> Router:
     """The router of a client, from the first of these that is there.
 
@@ -54,14 +58,14 @@ def build_router(
     the SDK makes of OPENAI_API_KEY or its absence. Without `objective`, KEYROUTER_OBJECTIVE names it.
 
     Raises:
-        ConfigError: a key, pool, path, objective, weight or variable is wrong; nothing was changed.
+        ConfigError: a key, pool, path, price, objective, weight, budget or variable is wrong; nothing was changed.
     """
     if router is not None:
-        others = (keys, pool, objective, tenant_weights)
+        others = (keys, pool, prices, objective, tenant_weights, budgets)
         if not isinstance(ledger, Unset) or any(other is not None for other in others):
             raise ConfigError(
-                "router= brings its own keys, pool, ledger, objective and weights: "
-                "leave out keys=, pool=, ledger=, objective= and tenant_weights="
+                "router= brings its own keys, pool, ledger, prices, objective, weights and budgets: "
+                "leave out keys=, pool=, ledger=, prices=, objective=, tenant_weights= and budgets="
             )
         return router
     if keys is not None and pool is not None:
@@ -71,8 +75,10 @@ def build_router(
     make = partial(
         _router,
         ledger=recorder,
+        prices=prices,
         objective=_named_objective() if objective is None else objective,
         tenant_weights={} if tenant_weights is None else tenant_weights,
+        budgets=() if budgets is None else budgets,
     )
     if keys is not None:
         return make(_named(keys), vault=_vault_if_needed(keys))
@@ -89,7 +95,7 @@ def _router(keys: Sequence[Key], *, ledger: Recorder | None, **settings: Any) ->
     """A router that starts from what is on record of its pool."""
     made = Router(keys, ledger=ledger, **settings)
     if ledger is not None and not made.is_single:
-        made.recall(ledger.recall(made.pool))
+        made.recall(ledger.recall(made.pool), ledger.calls_by_hour(made.pool))
     return made
 
 

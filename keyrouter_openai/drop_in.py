@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self, SupportsIndex, cast
 from pydantic import SecretStr
 
 from . import _sdk
+from .budget import Budget
 from .config import LedgerArgument, Unset, build_router
 from .core.objectives import Objective
 from .core.resources import carried
@@ -17,6 +18,7 @@ from .keys import Key
 from .ledger import Ledger, before_exit
 from .options import body_of, describe, mentions
 from .pages import Walk, first_walk, is_list
+from .prices import PricesArgument
 from .retry import Call
 from .route import ALL_ACCOUNTS, HedgeAfter, Routing, current_routing
 from .router import Router
@@ -50,6 +52,7 @@ class DropIn:
         max_attempts: int | None = None,
         objective: str | Objective | None = None,
         hedge_after: HedgeAfter | None = None,
+        budget_tags: Mapping[str, str] | None = None,
     ) -> Self:
         """A client that shares this one's router and connections, and routes its calls as said.
 
@@ -63,9 +66,12 @@ class DropIn:
             max_attempts: most attempts of one call.
             objective: how to rank accounts that can serve, in place of the client's.
             hedge_after: as for `RoutedOpenAI`, the only client that hedges.
+            budget_tags: recorded as `tags` are, and for budgets of tags as good as these, but they mean nothing else:
+                a `tenant` or a `priority` here has no say in who is served first.
         """
         clone = cast("Self", cast("Any", self).copy())
-        clone._wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after).over(self._wishes)
+        wishes = Routing(tags, key, account, max_wait, max_attempts, objective, hedge_after, budget_tags)
+        clone._wishes = wishes.over(self._wishes)
         return clone
 
     @property
@@ -110,22 +116,38 @@ class DropIn:
         pool: str | None,
         router: Router | None,
         ledger: LedgerArgument,
+        prices: PricesArgument | None,
         tenant_weights: Mapping[str, float] | None,
+        budgets: Sequence[Budget] | None,
         other_credential: object,
     ) -> dict[str, Any]:
         """What a copy of this client is constructed with: this router, unless it is to route over other keys."""
+        if budgets is None and router is None and self.router.budgets is not None:
+            budgets = self.router.budgets.declared if other_credential or keys is not None or pool is not None else None
         if keys is None and pool is None and router is None:
             if other_credential:
                 ledger = self.router.ledger if isinstance(ledger, Unset) else ledger
-                return {"ledger": ledger, "tenant_weights": tenant_weights}
-            if not isinstance(ledger, Unset) or tenant_weights is not None:
+                prices = self.router.prices.own if prices is None else prices
+                return {"ledger": ledger, "prices": prices, "tenant_weights": tenant_weights, "budgets": budgets}
+            if not isinstance(ledger, Unset) or any(each is not None for each in (prices, tenant_weights, budgets)):
                 raise ConfigError(
-                    "a copy shares its router's ledger and weights: give ledger= and tenant_weights= to the constructor"
+                    "a copy shares its router's ledger, prices, weights and budgets: "
+                    "give ledger=, prices=, tenant_weights= and budgets= to the constructor"
                 )
             return {"router": self.router}
         if router is None and isinstance(ledger, Unset):
             ledger = self.router.ledger
-        built = build_router(router=router, keys=hide(keys), pool=pool, ledger=ledger, tenant_weights=tenant_weights)
+        if router is None and prices is None:
+            prices = self.router.prices.own
+        built = build_router(
+            router=router,
+            keys=hide(keys),
+            pool=pool,
+            ledger=ledger,
+            prices=prices,
+            tenant_weights=tenant_weights,
+            budgets=budgets,
+        )
         return {"router": built}
 
 

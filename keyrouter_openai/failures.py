@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -11,8 +12,9 @@ import openai
 from . import _sdk
 from ._sdk import httpx2
 from .bodies import cover_credential
+from .core.budget import Shortage
 from .core.model import Failure, Fault, RouteRequest
-from .errors import NoKeyAvailable
+from .errors import BudgetExceeded, NoKeyAvailable
 from .exchange import Exchange
 
 if TYPE_CHECKING:
@@ -111,8 +113,16 @@ def _masked(client: _sdk.Client, error: openai.APIStatusError, secrets: Sequence
     return _sdk.status_error(client, clean)
 
 
-def no_key_available(client: _sdk.Client, router: Router, request: RouteRequest, refusal: Refusal) -> NoKeyAvailable:
-    """The error for a call that no key can serve."""
+def refused(
+    client: _sdk.Client, router: Router, request: RouteRequest, why: Refusal | Shortage
+) -> NoKeyAvailable | BudgetExceeded:
+    """The error for a call that no key can serve, or that a budget does not allow."""
+    if isinstance(why, Shortage):
+        return _budget_exceeded(client, router, request, why)
+    return _no_key_available(client, router, request, why)
+
+
+def _no_key_available(client: _sdk.Client, router: Router, request: RouteRequest, refusal: Refusal) -> NoKeyAvailable:
     now = router.clock.monotonic()
     retry_after = refusal.first_return - now if math.isfinite(refusal.first_return) else None
     reasons = {
@@ -122,10 +132,39 @@ def no_key_available(client: _sdk.Client, router: Router, request: RouteRequest,
     listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     expected = "no key is expected back" if retry_after is None else f"the first returns in {retry_after:.1f} s"
     message = f"no key of pool {router.pool!r} can serve this call ({listed}): {expected}"
-    response = httpx2.Response(
+    response = _refusal(client, request, message, "no_key_available", retry_after)
+    return NoKeyAvailable(message, response=response, reasons=reasons, retry_after=retry_after)
+
+
+def _budget_exceeded(client: _sdk.Client, router: Router, request: RouteRequest, short: Shortage) -> BudgetExceeded:
+    rule, end = short.rule, short.window.end
+    left, now = short.left / 1_000_000, router.clock.time()
+    opens_at = datetime.fromtimestamp(end, rule.zone) if math.isfinite(end) else None
+    retry_after = max(end - now, 0.0) if opens_at is not None else None
+    until = f"until {opens_at.isoformat(sep=' ')}" if opens_at is not None else "in all"
+    has = f"budget {rule.name!r} has {left:.6f} of {rule.microusd / 1_000_000:.6f} US dollars left {until}"
+    if short.need is None:
+        message = (
+            f"{has}, and it is not known what model {request.model!r} costs: "
+            "give prices=, or let such calls pass with Budget(admit_unpriced=True)"
+        )
+        retry_after = None
+    elif short.final:
+        message = f"{has}, and this call can cost {short.need / 1_000_000:.6f}"
+    else:
+        message = f"{has}, but reserved for calls under way, and this call can cost {short.need / 1_000_000:.6f}"
+        retry_after = 1.0
+    response = _refusal(client, request, message, "budget_exceeded", retry_after)
+    return BudgetExceeded(
+        message, response=response, budget=rule.name, left_usd=left, opens_at=opens_at, retry_after=retry_after
+    )
+
+
+def _refusal(client: _sdk.Client, request: RouteRequest, message: str, code: str, retry_after: float | None) -> Any:
+    """The response that code finds on an error which no provider has sent."""
+    return httpx2.Response(
         429,
         headers={} if retry_after is None else {"retry-after": str(math.ceil(retry_after))},
-        json={"error": {"message": message, "type": "keyrouter_error", "code": "no_key_available"}},
+        json={"error": {"message": message, "type": "keyrouter_error", "code": code}},
         request=httpx2.Request("POST", _sdk.request_url(client, request.endpoint)),
     )
-    return NoKeyAvailable(message, response=response, reasons=reasons, retry_after=retry_after)

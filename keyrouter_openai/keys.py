@@ -85,7 +85,7 @@ def check_base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class _Declared(BaseModel):
+class Declared(BaseModel):
     """What users declare: frozen, and with errors that are the package's own, in plain words."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,7 +114,7 @@ _Count = Annotated[int | None, Field(gt=0, le=10**12, strict=True)]
 _Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Limits(_Declared):
+class Limits(Declared):
     """What an account is known to grant for a model, where it should not have to be learned.
 
     What is left out is learned from answers. So is what is given: a provider that says otherwise is believed.
@@ -153,7 +153,7 @@ class Limits(_Declared):
         return "limits"
 
 
-class Key(_Declared):
+class Key(Declared):
     """Metadata of one credential.
 
     Args:

@@ -57,7 +57,7 @@ def describe(options: Options, wishes: Routing, *, id: str, stream: bool) -> Rou
         tenant=str(tenant),
         urgent=tags.get("priority") != "batch",
         objective=wishes.objective,
-        tags=tags,
+        tags={**tags, **wishes.budget_tags} if wishes.budget_tags else tags,
         key=wishes.key,
         account=wishes.account,
     )

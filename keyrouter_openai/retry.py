@@ -17,11 +17,12 @@ from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import openai
 
 from . import _sdk, failures
+from .core.budget import Shortage
 from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
 from .core.resources import lasts, reading_path, shows
@@ -29,6 +30,7 @@ from .core.select import History, Refusal
 from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Blame, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
+from .expense import expense_of
 from .lease import Lease
 from .options import body_of, choices, describe, is_background, prepare, reading
 from .owners import Place
@@ -55,12 +57,7 @@ class Call:
     """
 
     def __init__(
-        self,
-        client: _sdk.Client,
-        router: Router,
-        options: _sdk.Options,
-        request: RouteRequest,
-        wishes: Routing,
+        self, client: _sdk.Client, router: Router, options: _sdk.Options, request: RouteRequest, wishes: Routing
     ) -> None:
         self.router = router
         self.options = options
@@ -82,6 +79,8 @@ class Call:
         self.lasts = self.shows and not request.stream and lasts(options.method, request.endpoint, fields)
         """Whether their owner must be on record before the caller gets them whole."""
         self._history = History()
+        self.expense = expense_of(router, options.method, request, fields, self._history)
+        """What it can cost, where that is to be reserved in budgets."""
         self._exchange: Exchange | None = None
         self._replay: _sdk.BodyReplay | None = None
         self._secrets: list[SecretStr] = []
@@ -105,7 +104,7 @@ class Call:
         """
         if self._asked.mentions:
             self.request = self.router.owners.pin(self._asked)  # again each time: accounts get other names
-        patience = min(self._patience(), LEANING_WAIT) if self._leans else self._patience()
+        patience = min(self.patience(), LEANING_WAIT) if self._leans else self.patience()
         self._exchange = None
         self._lease = None
         self.turn = None
@@ -129,15 +128,30 @@ class Call:
             self._lean_no_more()
             self.take()
             return
-        if isinstance(taken, Refusal):
-            if not self._is_asked_again:
-                self.router.tell_refusal(self.request, taken)
-            refused = failures.no_key_available(self._client, self.router, self.request, taken)
-            if self._error is None:
-                raise refused
+        if isinstance(taken, Lease):
+            self._lease = taken
+        elif self.expense is None or not self.expense.may_come_back(self.patience()):
+            self.give_up(taken)
+
+    def give_up(self, refusal: Refusal | Shortage) -> NoReturn:
+        """No key can serve it, or no budget allows it: raise that, or else what has failed before."""
+        refusal = (self.expense and self.expense.short) or refusal
+        if isinstance(refusal, Refusal) and not self._is_asked_again:
+            self.router.tell_refusal(self.request, refusal)
+        refused = failures.refused(self._client, self.router, self.request, refusal)
+        if self._error is not None:
             self._error.add_note(refused.message)
-            raise self._error
-        self._lease = taken
+        raise self._error or refused
+
+    def put_back(self) -> None:
+        """Give the lease back, for another time."""
+        self.router.release(self.lease)
+        self._lease = None
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether it has the lease of its next attempt."""
+        return self._lease is not None
 
     def again(self, state: RetryCallState) -> bool:
         """Settle the attempt that ended, and judge whether another is due."""
@@ -188,7 +202,8 @@ class Call:
         self._sent += 1
         # A start that is held back buys nothing where no other key could take over, or must not; and who follows what
         # goes on elsewhere opens the stream before there is anything to tell.
-        hold = not (self.router.is_single or is_background(prepared) or prepared.method.lower() == "get")
+        reads = prepared.method.lower() == "get"
+        hold = not (self.router.is_single or is_background(prepared) or reads)
         self._exchange = Exchange(
             self.router,
             lease,
@@ -197,6 +212,7 @@ class Call:
             asked_usage=asked_usage,
             hold=hold,
             choices=choices(prepared),
+            reads=reads,
             shows=self.shows,
             lasts=self.lasts,
         )
@@ -339,7 +355,7 @@ class Call:
         worth = worth and (self._replay is None or self._replay.rewind())
         return worth and (single or not blames_provider or self.router.may_retry(self.lease))
 
-    def _patience(self) -> float:
+    def patience(self) -> float:
         """Seconds that this call may still wait for capacity."""
         most = self._wishes.max_wait if self._wishes.max_wait is not None else DEFAULT_MAX_WAIT
         return max(min(most, _sdk.read_timeout(self._client, self.options)) - self.trace.waited_s, 0.0)
@@ -368,10 +384,9 @@ def sync_policy(call: Call, sleep: Callable[[float], None]) -> Retrying:
     )
 
 
-# Imported when a call first fails: tenacity would be most of the import time of this package.
 @cache
 def _async_retrying() -> AsyncRetrying:
-    from tenacity import AsyncRetrying
+    from tenacity import AsyncRetrying  # most of this package's import time, paid when a call first fails
 
     return AsyncRetrying()
 

@@ -61,6 +61,14 @@ BAD: list[tuple[str, Callable[[Path], dict[str, Any]], tuple[str, ...]]] = [
     ("half an attempt", lambda _: {"keys": KEY, "max_attempts": 1.5}, ("max_attempts",)),
     ("negative max_wait", lambda _: {"keys": KEY, "max_wait": -1}, ("max_wait", "0")),
     ("router and objective", lambda _: {"router": Router(KEY), "objective": "cost"}, ("router=", "objective=")),
+    ("router and prices", lambda _: {"router": Router(KEY), "prices": {}}, ("router=", "prices=")),
+    ("prices of no model", lambda _: {"keys": KEY, "prices": {"": {"input": 1}}}, ("prices", "pattern")),
+    ("prices as a number", lambda _: {"keys": KEY, "prices": {"m": 2.5}}, ("'m'", "2.5", "per million")),
+    ("no prices", lambda _: {"keys": KEY, "prices": {"m": {}}}, ("'m'", "{}", "per million")),
+    ("a price below 0", lambda _: {"keys": KEY, "prices": {"m": {"input": -1}}}, ("'m'", "input=-1", "0 or more")),
+    ("a price in words", lambda _: {"keys": KEY, "prices": {"m": {"input": "two"}}}, ("'m'", "input='two'")),
+    ("a price of what is unknown", lambda _: {"keys": KEY, "prices": {"m": {"in": 1}}}, ("'m'", "'in'", "use input")),
+    ("a list of prices", lambda _: {"keys": KEY, "prices": [1]}, ("prices=[1]", "mapping")),
     ("router and weights", lambda _: {"router": Router(KEY), "tenant_weights": {}}, ("router=", "tenant_weights=")),
     ("no such objective", lambda _: {"keys": KEY, "objective": "cheapest"}, ("'cheapest'", "cost", "your own")),
     ("an objective that ranks nothing", lambda _: {"keys": KEY, "objective": 5}, ("objective 5", "score(")),
@@ -155,10 +163,13 @@ def test_an_objective_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_copy_shares_the_weights_of_its_router(client: Any) -> None:
     first = client(keys=KEY)
-    with pytest.raises(ConfigError, match="tenant_weights= to the constructor"):
+    with pytest.raises(ConfigError, match="prices=, tenant_weights= and budgets= to the constructor"):
         first.copy(tenant_weights={"t1": 2})
     with pytest.raises(ConfigError, match="'t1'"):
         first.copy(keys=KEY, tenant_weights={"t1": 0})
+    own = client(keys=KEY, prices={"m": {"input": 1}})
+    assert own.copy(keys=KEY).router.prices.own == {"m": {"input": 1}}
+    assert own.copy(keys=KEY, prices={}).router.prices.own == {}
     assert first.copy(objective="cost").router is first.router
     assert first.copy(keys=KEY, tenant_weights={"t1": 2}).router is not first.router
 

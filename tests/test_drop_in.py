@@ -275,6 +275,7 @@ async def test_wishes(sim: ProviderSimulator) -> None:
 
 async def test_the_route_of_a_call(sim: ProviderSimulator) -> None:
     async with routed(sim) as client:
+        client.router.prices.load(client.router.keys[0], "gpt-4o")
         sim.fail("key_revoked", times=1)
         answer = await ask(client)
         route = route_of(answer)
@@ -282,7 +283,10 @@ async def test_the_route_of_a_call(sim: ProviderSimulator) -> None:
         assert route.key == route.attempts[1].key
         assert route.usage is not None
         assert route.usage.completion > 0
-        assert route.cost_usd is None
+        # A dollar for a million tokens is a micro-dollar for one: gpt-4o takes 2.5 of them, and 10.
+        spent = 2.5 * route.usage.prompt + 10 * route.usage.completion
+        assert route.cost_usd == route.attempts[1].cost_usd == round(spent) / 1_000_000
+        assert route.attempts[0].cost_usd is None
         stream = await client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
         assert route_of(stream).usage is None
         assert [chunk async for chunk in stream]

@@ -68,6 +68,7 @@ POLICIES: dict[Fault, Policy] = {
     Fault.KEY_REFUSED:     Policy(Blame.KEY,       Verdict.ROTATE,  _KEY),
     Fault.NOT_PERMITTED:   Policy(Blame.KEY,       Verdict.ROTATE,  _KEY),
     Fault.MODEL_MISSING:   Policy(Blame.KEY,       Verdict.ROTATE,  _KEY),
+    Fault.BUDGET:          Policy(Blame.CALLER,    Verdict.ROTATE,  _KEY),
     Fault.VAULT:           Policy(Blame.KEY,       Verdict.ROTATE,  _KEY),
     Fault.REQUEST:         Policy(Blame.CALLER,    Verdict.FAIL,    _NOTHING),
     Fault.ABANDONED:       Policy(Blame.CALLER,    Verdict.FAIL,    _NOTHING),
