@@ -4,6 +4,7 @@ The house, from the doors inwards:
     client, client_sync    the drop-ins for AsyncOpenAI and OpenAI: one request, its attempts (drop_in: shared)
     retry, hedging         the attempts of one call, one after the other; or a second beside the first
     router, lease          the lock around all that changes; permission to make one attempt
+    books, telling         what goes from there into the ledger; who is told of it
     allocate, learning     who gets which key, and when; what each outcome teaches
     owners, lookup         whose the files, responses and other resources are that calls name
     pages                  lists of what accounts keep: of one, or of all in turn
@@ -19,11 +20,18 @@ The house, from the doors inwards:
         evidence, kinship                        which keys turn out to share an account
         classify, verdict, stream, body          what answers mean, and what to do about it
         session                                  what the events of a websocket say
+        price, budget, forecast                  what usage costs, what may be spent, and when that is spent
+        reconcile                                the ledger's rows beside the provider's bill
         resources                                what belongs to an account, by its ids in calls and answers
     _sdk, options, prefix  the seams of the SDK; its options, read, and with one key put on a copy
     _sdk_requests          the HTTP request of an attempt: the SDK's own, made with less work
     failures               what its exceptions mean, and how an error may leave the house
+    expense, budgets       what a call may cost, reserved in every budget that it touches (budget: as declared)
+    prices, price_table    what models cost: looked up once, from genai-prices or the user's own
+    forecasts              what runs dry, and when; told ahead
     exchange, bodies       one attempt on the wire, settled once; its answer, watched as it passes
+    reconcile              the provider's bill, fetched and compared with the ledger
+    roster                 all routers of this process: after a fork, and for `top`
     config, keys, route    where keys come from, what can be said of one, and of the routing of a call
     vaults/, ledger/       where secrets rest; what happened, in SQLite
     cli/, testing/         the command; a provider to test against
@@ -34,10 +42,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .budget import Budget
     from .client import RoutedOpenAI
     from .client_sync import SyncRoutedOpenAI
     from .core.objectives import Objective
-    from .errors import ConfigError, KeyRouterError, MissingExtra, NoKeyAvailable, OwnerError, VaultError
+    from .errors import (
+        BudgetExceeded,
+        ConfigError,
+        KeyRouterError,
+        MissingExtra,
+        NoKeyAvailable,
+        OwnerError,
+        VaultError,
+    )
     from .keys import Key, Limits
     from .ledger import Ledger
     from .route import Route, route_of, routing
@@ -46,6 +63,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "RoutedOpenAI": "client",
     "SyncRoutedOpenAI": "client_sync",
+    "Budget": "budget",
     "Key": "keys",
     "Limits": "keys",
     "Objective": "core.objectives",
@@ -56,6 +74,7 @@ _HOMES = {
     "routing": "route",
     "KeyRouterError": "errors",
     "NoKeyAvailable": "errors",
+    "BudgetExceeded": "errors",
     "OwnerError": "errors",
     "ConfigError": "errors",
     "VaultError": "errors",
@@ -63,6 +82,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Budget",
+    "BudgetExceeded",
     "ConfigError",
     "Key",
     "KeyRouterError",

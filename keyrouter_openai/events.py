@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .core.forecast import Forecast, Subject
 from .core.model import Fault
 
 
@@ -109,11 +110,48 @@ class LimitsShared(Event):
 
 @dataclass(frozen=True, slots=True)
 class NoKey(Event):
-    """A call found no key that can serve."""
+    """A call fails as no key can serve it."""
 
     request_id: str
     retry_after: float | None
     reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReached(Event):
+    """Told once in each window of a budget: more was spent than it allows (`warn`), or a call is refused (`block`)."""
+
+    budget: str
+    action: str
+    usd: float
+    """What it allows, in US dollars."""
+    spent_usd: float
+    """What all processes have spent, as far as this one knows."""
+    until: float | None
+    """When its window ends, in wall-clock time; None if never."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExhaustionPredicted(Event):
+    """A limit or budget is likely to be used up before it is there again.
+
+    Told once, and again only after it was unlikely in between.
+    """
+
+    subject: Subject
+    forecast: Forecast
+    """When, and what is left; `forecast.at` is the estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPrice(Event):
+    """A model was used that has no price (told once for each): what it costs is on record as unknown.
+
+    `prices=` of the client can give it one.
+    """
+
+    provider: str
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +166,10 @@ class UnknownAnswer(Event):
 
 @dataclass(frozen=True, slots=True)
 class LedgerTrouble(Event):
-    """The ledger cannot be written (said once), or can be again. Calls go on; rows wait in memory."""
+    """The ledger cannot be written (said once), or can be again. Calls go on; rows wait."""
 
     path: str
     problem: str
     """What is wrong and what to do; empty when the trouble is over."""
     waiting: int
-    """Rows kept in memory."""
+    """Rows that wait."""

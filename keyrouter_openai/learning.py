@@ -105,6 +105,7 @@ class Learner:
         if fault is Fault.NONE:
             if outcome.usage is not None:
                 quota.settle(outcome.usage, lease.reservation, lease.request.estimate)
+                lease.candidate.standing.read_prompt(outcome.usage.prompt, outcome.usage.cached)
             lease.candidate.standing.ended(ok=True, first_byte_s=outcome.first_byte_s, now=now)
             if state.host.breakers:
                 self._tell_breakers(lease, ok=True, now=now)

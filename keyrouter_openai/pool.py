@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from math import inf
 from random import Random
@@ -17,6 +18,7 @@ from .core.kinship import Kinship, own_account
 from .core.lanes import Lane
 from .core.memory import Learned, LearnedLimit
 from .core.model import DAY, MINUTE, Dimension, RouteRequest
+from .core.price import Price
 from .core.queue import Turn
 from .core.quota import Quota
 from .core.select import Obstacle, mismatch
@@ -38,8 +40,9 @@ LONG_CONTEXT = 128_000
 class Pool:
     """The state of one pool, and how it is put together from `Key`s."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, price_of: Callable[[Key, str | None], Price | None]) -> None:
         self._rng = rng
+        self._price_of = price_of
         self.keys: dict[str, KeyState] = {}
         self.accounts: dict[str, AccountState] = {}
         self.hosts: dict[str, HostState] = {}
@@ -122,6 +125,7 @@ class Pool:
         state.weight, state.models, state.enabled = key.weight, key.models, key.enabled
         state.quality = 0.5 if key.quality is None else key.quality
         state.price_multiplier = key.price_multiplier
+        state.price_of = partial(self._price_of, key)
         return state
 
     # -- lanes

@@ -6,42 +6,44 @@ and all threads share one router.
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from logging import DEBUG
-from math import isfinite
 from random import Random
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from . import roster
 from .allocate import Allocator
+from .books import Books
 from .clock import SYSTEM_CLOCK
-from .core.memory import Learned, LearnedAccount
+from .core.memory import Learned
 from .core.model import Fault, Outcome, Reading, RouteRequest
 from .core.objectives import Objective
 from .core.quantile import Quantile
 from .core.queue import Turn
 from .core.select import History, Refusal
 from .errors import ConfigError, VaultError
-from .events import AccountLearned, Event, LedgerTrouble, NoKey
+from .events import Event, UnknownPrice
+from .forecasts import Forecasts
 from .keys import Key
 from .learning import Learner
-from .lease import Lease, attempt_ended, attempt_of, attempt_started
+from .lease import Lease, attempt_ended, attempt_started
 from .owners import Owners
 from .pool import Pool
+from .prices import Prices, PricesArgument, price_late
 from .protocols import Clock, EventSink, Recorder, Vault
 from .route import check_objective, check_weights
-from .sinks.log import log_event, logger
 from .status import PoolStatus, pool_status
+from .telling import Teller
 from .vaults.loader import SecretLoader
 
-REMEMBERED_EVERY = 10.0
-"""Seconds after which what is known of an account's limits is passed on to be kept, if it is in use."""
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .budgets import Budgets
+    from .core.budget import Outlay, Share, Shortage
 
 
 class Router:
@@ -55,12 +57,14 @@ class Router:
         objective: how to rank accounts that can serve: a name (`fairness`, `reliability`, `latency`, `cost`,
             `quality`), or a caller's own `Objective`.
         tenant_weights: shares of capacity under contention, by tenant; 1 where a tenant is not named.
+        prices: prices of the user's own (see `RoutedOpenAI`).
+        budgets: what may be spent.
         clock: time, and how to sleep.
         rng: chance, for jitter and ties.
         sdk_credential: the SDK puts the credential of the only key on each request itself.
 
     Raises:
-        ConfigError: no key, two of one name, or an objective or weight that makes no sense.
+        ConfigError: no key, two of one name, or an objective, weight, price or budget that makes no sense.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class Router:
         ledger: Recorder | None = None,
         objective: str | Objective = "fairness",
         tenant_weights: Mapping[str, float] = {},
+        prices: PricesArgument | None = None,
+        budgets: Sequence[Budget] = (),
         clock: Clock = SYSTEM_CLOCK,
         rng: Random | None = None,
         sdk_credential: bool = False,
@@ -85,17 +91,34 @@ class Router:
         """By model family: seconds to the headers of an answer, for those who hedge by it."""
         self._vault = vault
         self._vault_secrets = SecretLoader(vault, pool) if vault is not None else None
-        self._sinks: list[EventSink] = []
+        self._teller = Teller(pool, clock)
         self._begin()
-        self._pool = Pool(self.rng)
+        self.prices = Prices(prices, pool=pool, keys=lambda: self._pool.settings, on_unknown=self._tell_unknown_price)
+        self._pool = Pool(self.rng, self.prices.known)
         self.owners = Owners(pool, self._pool, ledger, clock)
         ranking, weights = check_objective(objective), check_weights(tenant_weights)
         self._allocator = Allocator(self._pool, objective=ranking, weights=weights, clock=clock, rng=self.rng)
         self._learner = Learner(pool, self._pool, clock, self.rng)
+        self.budgets: Budgets | None = None
+        if budgets:
+            from .budgets import Budgets
+
+            self.budgets = Budgets(
+                budgets,
+                pool=pool,
+                ledger=ledger,
+                clock=clock,
+                keys=lambda: self._pool.settings,
+                later=self._take_back,
+            )
+        self._books = Books(pool, self._pool, self.prices, self.budgets, ledger, clock)
+        self._forecasts = Forecasts(pool, self._pool, self._shares)
         self.reload(keys)
-        if ledger is not None and ledger.on_trouble is None:
-            ledger.on_trouble = partial(self._tell_trouble, str(ledger.path))
-        _routers.add(self)
+        if ledger is not None:
+            ledger.on_trouble = ledger.on_trouble or partial(self._teller.trouble, str(ledger.path))
+            ledger.pricing = ledger.pricing or price_late
+            ledger.snapshot = partial(roster.snapshot, ledger)
+        roster.enrol(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -127,9 +150,13 @@ class Router:
             for name in names:
                 self._vault_secrets.forget(name)
 
-    def recall(self, values: Iterable[Learned]) -> None:
-        """Start from what earlier routers of this pool have learned of limits and accounts (see `Ledger.recall`)."""
+    def recall(self, values: Iterable[Learned], calls_by_hour: Iterable[tuple[float, float]] = ()) -> None:
+        """Start from what earlier routers of this pool have learned of limits and accounts (see `Ledger.recall`).
+
+        `calls_by_hour` are the calls on record, by the start of each hour in seconds since the epoch.
+        """
         with self._lock:
+            self._forecasts.recall(calls_by_hour)
             now = self.clock.monotonic()
             self._pool.recall(values, now=now, wall=self.clock.time() - now)
         self._take_back()
@@ -163,7 +190,7 @@ class Router:
 
     def on_event(self, callback: EventSink) -> None:
         """Call `callback` with every event from now on. What it raises is logged and harms nothing."""
-        self._sinks.append(callback)
+        self._teller.add(callback)
 
     # -- leases
 
@@ -206,6 +233,15 @@ class Router:
         self._take_back()
         return spare
 
+    def afford(
+        self, budgets: Budgets, lease: Lease, outlay: Outlay, wake: Callable[[], None] | None
+    ) -> Shortage | None:
+        """Reserve the most that an attempt can cost (see `Budgets.reserve`)."""
+        with self._lock:
+            short = budgets.reserve(lease, outlay, wake)
+        self._take_back()
+        return short
+
     def may_retry(self, lease: Lease) -> bool:
         """Whether a call may make one more attempt after one that failed on account of the provider or network.
 
@@ -222,10 +258,11 @@ class Router:
         """The headers of an answer have come, long before its end: what they say of limits is most worth now."""
         self._take_back(lambda: self._learner.read(lease, readings))
 
-    def started(self, lease: Lease) -> None:
-        """Tell event sinks that the attempt is about to be sent."""
-        if self._wants_attempts():
-            self._emit(attempt_started(lease, self.pool, self.clock.time()))
+    def started(self, lease: Lease, *, started_at: float, waited_s: float) -> None:
+        """The attempt is about to be sent, at that wall-clock time; the call has waited so long for capacity."""
+        self._books.began(lease, started_at, waited_s)
+        if self._teller.wants_attempts:
+            self._teller.tell(attempt_started(lease, self.pool, self.clock.time()))
 
     def proved(self, lease: Lease) -> None:
         """A stream has brought its first content, which decides for the key and account that were on probation."""
@@ -275,31 +312,18 @@ class Router:
             finally:
                 self._lock.release()
             for event in events or ():
-                self._emit(event)
+                self._teller.tell(event)
 
     def _settle(self, lease: Lease, outcome: Outcome, started_at: float, waited_s: float) -> list[Event]:
         if not self._allocator.give_back(lease, self.clock.monotonic(), unused=False):
             return []
         events = self._learner.learn(lease, outcome)
-        if self.ledger is not None:
-            self._remember(self.ledger, lease, events)
-            self.ledger.record(attempt_of(lease, outcome, pool=self.pool, started_at=started_at, waited_s=waited_s))
-        if self._wants_attempts():
+        self._books.remember(lease, events)
+        events += self._books.ended(lease, outcome, started_at, waited_s)
+        events += self._forecasts.settled(lease, outcome, self.clock.monotonic(), self.clock.time())
+        if self._teller.wants_attempts:
             events.append(attempt_ended(lease, outcome, self.pool, self.clock.time()))
         return events
-
-    def _remember(self, ledger: Recorder, lease: Lease, events: list[Event]) -> None:
-        """Pass on what was learned, so that the next start is not blind."""
-        learned: list[Learned] = [
-            LearnedAccount(event.key, event.account, event.evidence, event.at)
-            for event in events
-            if isinstance(event, AccountLearned)
-        ]
-        now = self.clock.monotonic()
-        if lease.quota.buckets and now - lease.quota.saved_at >= REMEMBERED_EVERY:
-            learned += self._pool.limits_of(lease.account, lease.quota, now=now, wall=self.clock.time() - now)
-        if learned:
-            ledger.remember(self.pool, learned)
 
     def _leave(self, turn: Turn) -> list[Event]:
         if isinstance(turn.granted, Lease):
@@ -310,6 +334,7 @@ class Router:
     def _unused(self, lease: Lease, outcome: Outcome | None) -> list[Event]:
         if not self._allocator.give_back(lease, self.clock.monotonic(), unused=True):
             return []
+        self._books.unused(lease)
         self._learner.unused(lease)
         return self._learner.learn(lease, outcome) if outcome is not None else []
 
@@ -319,10 +344,14 @@ class Router:
         """The pool at this moment."""
         self._take_back()
         with self._lock:
-            now = self.clock.monotonic()
-            status = pool_status(self.pool, self._pool, now, self.clock.time() - now)
+            now, wall = self.clock.monotonic(), self.clock.time()
+            forecasts = self._forecasts.current(now, wall)
+            status = pool_status(self.pool, self._pool, now, wall - now, self._shares(), forecasts)
         self._take_back()
         return status
+
+    def _shares(self) -> Sequence[Share]:
+        return self.budgets.shares() if self.budgets is not None else ()
 
     def check_wishes(self, key: str | None, account: str | None) -> None:
         """Raise ConfigError if the pool has no such key or account: waiting would not bring it."""
@@ -345,53 +374,27 @@ class Router:
         if self.ledger is None:
             return
         with self._lock:
-            now = self.clock.monotonic()
-            learned: list[Learned] = []
-            for account in self._pool.accounts.values():
-                for quota in account.quotas.values():
-                    learned += self._pool.limits_of(account, quota, now=now, wall=self.clock.time() - now)
+            self._books.remember_all()
         self._take_back()
-        self.ledger.remember(self.pool, learned)
+        if self.budgets is not None:
+            self.budgets.close()
         self.ledger.flush()
 
     def tell_refusal(self, request: RouteRequest, refusal: Refusal) -> None:
         """Tell event sinks that a call fails for want of a key."""
-        now = self.clock.monotonic()
-        retry_after = refusal.first_return - now if isfinite(refusal.first_return) else None
-        reasons = {name: reason for name, (reason, _) in refusal.obstacles.items()}
-        self._emit(NoKey(self.clock.time(), self.pool, request.id, retry_after, reasons))
+        self._teller.refusal(request, refusal)
 
-    def _tell_trouble(self, path: str, problem: str, waiting: int) -> None:
-        self._emit(LedgerTrouble(self.clock.time(), self.pool, path, problem, waiting))
+    def _tell_unknown_price(self, provider: str, model: str) -> None:
+        event = UnknownPrice(self.clock.time(), self.pool, provider, model)
+        self._take_back(lambda: [event])
 
-    def _wants_attempts(self) -> bool:
-        return bool(self._sinks) or logger.isEnabledFor(DEBUG)
-
-    def _emit(self, event: Event) -> None:
-        log_event(event)
-        for sink in self._sinks:
-            try:
-                sink(event)
-            except Exception:  # noqa: BLE001  a user's callback may raise anything, and must harm no call
-                logger.exception("an event callback failed")
-
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """In the child no lease is out, whatever the parent's calls are doing, and chance goes its own way."""
         self._begin()
         self.rng.seed()
         self._allocator.forget_leases()
         self.owners.forget_searches()
+        if self.budgets is not None:
+            self.budgets.forget()
         if self._vault is not None:
             self._vault_secrets = SecretLoader(self._vault, self.pool)
-
-
-_routers: WeakSet[Router] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for router in list(_routers):
-        router._after_fork()  # pyright: ignore[reportPrivateUsage]
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork_in_child)

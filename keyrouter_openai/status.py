@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
+from .core.budget import Share
+from .core.forecast import Forecast, Subject
 from .core.model import Fault
 from .core.state import AccountState, KeyState
 from .pool import Pool
@@ -50,6 +53,39 @@ class AccountStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """One budget in its present window. Amounts are US dollars, times wall-clock time."""
+
+    name: str
+    scope: str
+    per: str
+    action: str
+    usd: float
+    """What it allows."""
+    spent_usd: float | None
+    """By all processes, as far as this one knows: that of others is some 0.2 s old while calls are made. None before
+    the ledger was first asked, which this does too."""
+    reserved_usd: float
+    """For calls that are under way in this process."""
+    since: float
+    until: float | None
+    """None if it never ends."""
+    reached: bool
+    """In this window more was spent than it allows (`warn`), or a call was refused (`block`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastStatus:
+    """When a limit with a period of an hour or more, or a budget, will be used up at the present pace.
+
+    That of a limit is up to a minute old. There is none in the first minute, and none where the pool has but one key.
+    """
+
+    subject: Subject
+    forecast: Forecast
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStatus:
     """The whole pool. `in_flight` counts the attempts that are out."""
 
@@ -58,6 +94,8 @@ class PoolStatus:
     in_flight: int
     keys: tuple[KeyStatus, ...]
     accounts: tuple[AccountStatus, ...]
+    budgets: tuple[BudgetStatus, ...] = ()
+    forecasts: tuple[ForecastStatus, ...] = ()
 
     def key(self, name: str) -> KeyStatus:
         """The status of one key; KeyError if the pool has none of that name."""
@@ -98,20 +136,33 @@ def key_state(key: KeyState, now: float) -> tuple[str, str, float]:
     return "available", "", -inf
 
 
-def pool_status(name: str, pool: Pool, now: float, wall: float) -> PoolStatus:
+def pool_status(
+    name: str,
+    pool: Pool,
+    now: float,
+    wall: float,
+    shares: Sequence[Share] = (),
+    forecasts: tuple[ForecastStatus, ...] = (),
+) -> PoolStatus:
     """The whole pool at monotonic time `now`; `wall` is what wall-clock time is ahead of that."""
+    reached = [share for share in shares if share.reached and share.rule.blocks]
     accounts = {state.account.name: state.account for state in pool.keys.values()}
     return PoolStatus(
         pool=name,
         at=now + wall,
         in_flight=sum(state.in_flight for state in pool.keys.values()),
-        keys=tuple(_key_status(state, now, wall) for state in pool.keys.values()),
+        keys=tuple(_key_status(state, reached, now, wall) for state in pool.keys.values()),
         accounts=tuple(_account_status(account, pool, now, wall) for account in accounts.values()),
+        budgets=tuple(_budget_status(share) for share in shares),
+        forecasts=forecasts,
     )
 
 
-def _key_status(key: KeyState, now: float, wall: float) -> KeyStatus:
+def _key_status(key: KeyState, reached: Sequence[Share], now: float, wall: float) -> KeyStatus:
     state, reason, until = key_state(key, now)
+    for share in reached if state not in ("disabled", "invalid", "exhausted") else ():
+        if (share.rule.kind, share.rule.value) in (("key", key.name), ("account", key.account.name)):
+            state, reason, until = "exhausted", f"budget {share.rule.name!r} is reached", share.window.end - wall
     return KeyStatus(key.name, key.provider, key.account.name, state, reason, _known(until + wall), key.in_flight)
 
 
@@ -126,6 +177,22 @@ def _account_status(account: AccountState, pool: Pool, now: float, wall: float) 
             dimension = bucket.dimension.value
             buckets.append(BucketStatus(family, dimension, bucket.period, bucket.limit, level, bucket.guessed))
     return AccountStatus(account.name, members, state, _known(until + wall), parked, tuple(buckets))
+
+
+def _budget_status(share: Share) -> BudgetStatus:
+    rule, window = share.rule, share.window
+    return BudgetStatus(
+        name=rule.name,
+        scope=rule.scope,
+        per=rule.per,
+        action="block" if rule.blocks else "warn",
+        usd=rule.microusd / 1e6,
+        spent_usd=share.surely_spent / 1e6 if share.looked else None,
+        reserved_usd=share.reserved / 1e6,
+        since=float(window.start),
+        until=_known(window.end),
+        reached=share.reached,
+    )
 
 
 def _known(wall_time: float) -> float | None:

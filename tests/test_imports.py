@@ -19,13 +19,13 @@ HOME = Path(keyrouter_openai.__file__).parent
 
 LAYERS = (
     ("core",),
-    ("errors", "providers", "sdk_versions", "keys"),
-    ("events", "protocols", "clock", "pool", "status", "route"),
+    ("errors", "providers", "sdk_versions", "keys", "budget"),
+    ("events", "protocols", "clock", "pool", "status", "prices", "price_table", "route"),
     ("vaults", "sinks", "ledger"),
-    ("lease", "learning", "allocate", "owners", "router"),
+    ("lease", "learning", "allocate", "owners", "forecasts", "roster", "budgets", "books", "telling", "router"),
     (
         *("exchange", "bodies", "_sdk", "_sdk_sockets", "failures", "prefix", "options", "hedging", "retry", "lookup"),
-        *("_sdk_requests", "config", "pages", "sockets", "drop_in", "attaching"),
+        *("_sdk_requests", "config", "pages", "sockets", "drop_in", "attaching", "reconcile", "expense"),
     ),
     ("client", "client_sync"),
     ("testing",),
@@ -86,7 +86,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_what_most_programs_do_not_need_is_not_imported(what: str) -> None:
     loaded = loaded_by(f"from {PACKAGE} import {what}")
     heavy = {"click", "cryptography", "h11", "keyring", "platformdirs", "rich", "sqlite_utils", "tenacity", "trio"}
-    heavy |= {f"{PACKAGE}.cli", f"{PACKAGE}.testing"}
+    heavy |= {f"{PACKAGE}.cli", f"{PACKAGE}.testing", "genai_prices"}
     assert loaded & (heavy - loaded_by("from openai import AsyncOpenAI")) == set()
 
 

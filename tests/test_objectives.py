@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from random import Random
 from typing import Any
 
 import openai
@@ -11,8 +12,11 @@ import pytest
 
 from keyrouter_openai import Key, Limits, RoutedOpenAI, Router, SyncRoutedOpenAI, routing
 from keyrouter_openai.core.candidate import Candidate
-from keyrouter_openai.core.model import RouteRequest
+from keyrouter_openai.core.model import Estimate, Fault, Outcome, RouteRequest, Usage
+from keyrouter_openai.core.select import History
+from keyrouter_openai.lease import Lease
 from keyrouter_openai.testing import Latency, ProviderSimulator, SimAccount
+from keyrouter_openai.testing.virtual import VirtualTime
 
 from .support import MESSAGES
 
@@ -126,3 +130,48 @@ async def test_an_objective_of_the_callers_own(sim: ProviderSimulator) -> None:
     assert mine.asked_for == {"gpt-4o"}
     assert 3 <= sim.count(account="cheap") <= 4
     assert sim.count(status=200) == CALLS
+
+
+def test_cost_counts_what_usually_comes_from_a_cache() -> None:
+    """A tenth of the price for what is cached is worth more than a lower price for all of it."""
+    clock = VirtualTime()
+    keys = [
+        Key(name="caches", secret="sk-1", account="caches", price_multiplier=1.0),
+        Key(name="forgets", secret="sk-2", account="forgets", provider="anthropic", price_multiplier=0.6),
+    ]
+    prices = {"m": {"input": 2, "cached": 0.2, "output": 8}}
+    router = Router(keys, objective="cost", prices=prices, clock=clock, rng=Random(1))
+
+    def serve(prompt: int, cached: int) -> str:
+        request = RouteRequest("", "/chat/completions", "m", estimate=lambda: Estimate(prompt, 10))
+        lease = router.acquire(request, History(), number=1, max_wait=0.0)
+        assert isinstance(lease, Lease)
+        usage = Usage(prompt=prompt, completion=10, cached=cached if lease.key.name == "caches" else 0)
+        router.settle(lease, Outcome(Fault.NONE, 200, usage=usage), started_at=clock.time(), waited_s=0.0)
+        return lease.key.name
+
+    assert {serve(10_000, 9_000) for _ in range(50)} == {"caches"}
+    assert serve(1000, 0) == "forgets", "what is too short for any cache"
+    for _ in range(100):
+        serve(10_000, 0)
+    assert serve(10_000, 0) == "forgets", "where prompts begin anew, the lower price counts"
+
+
+def test_cost_of_what_has_no_price_goes_by_the_multiplier_after_all_that_has_one() -> None:
+    keys = [
+        Key(name="dear", secret="sk-1", account="dear", price_multiplier=2.0),
+        Key(name="cheap", secret="sk-2", account="cheap", price_multiplier=0.5),
+        Key(name="priced", secret="sk-3", account="priced", model_map={"m": "known"}, price_multiplier=9.0),
+    ]
+    router = Router(keys, objective="cost", prices={"known": {"input": 2, "output": 8}}, rng=Random(1))
+
+    def chosen(**wishes: Any) -> str:
+        request = RouteRequest("", "/chat/completions", "m", estimate=lambda: Estimate(100, 10), **wishes)
+        lease = router.acquire(request, History(), number=1, max_wait=0.0)
+        assert isinstance(lease, Lease)
+        router.release(lease)
+        return lease.key.name
+
+    assert chosen() == "priced"
+    router.reload(keys[:2])
+    assert chosen() == "cheap"

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from math import inf
 
+from .affinity import LENGTHS, LIFETIMES, UNSTATED
+from .model import RouteRequest
+from .objectives import SPARING
+from .price import Price
 from .quota import Amounts, Quota
 from .standing import Standing
 from .state import AccountState, HostState, KeyState
+
+UNPRICED = 1e12
+"""Micro-dollars at which a call is ranked that has no known price."""
 
 
 class Candidate:
@@ -16,8 +23,8 @@ class Candidate:
     """
 
     __slots__ = (
-        *("account", "closed_until", "host", "keys", "place", "price_multiplier", "quality", "quota", "standing"),
-        *("shaped_at", "weight"),
+        *("_price", "_rates", "account", "cheapest", "closed_until", "host", "keys", "place", "quality", "quota"),
+        *("shaped_at", "standing", "weight"),
     )
 
     def __init__(self, account: AccountState, host: HostState, quota: Quota, standing: Standing) -> None:
@@ -30,8 +37,11 @@ class Candidate:
         """The largest of its keys' weights."""
         self.quality = 0.0
         """The largest of its keys' qualities, 0 to 1; 0.5 where none is set."""
-        self.price_multiplier = 1.0
-        """The smallest of its keys' price multipliers."""
+        self.cheapest: KeyState | None = None
+        """The first of its keys with the smallest price multiplier."""
+        self._price: Price | None = None
+        self._rates: tuple[float, ...] = ()
+        """Micro-dollars for a token of a prompt, what it is more where it is cached (less than 0), and of an answer."""
         self.place = -1
         """Where it stands among the lane's open accounts; -1 if it is closed."""
         self.closed_until = -inf
@@ -44,6 +54,11 @@ class Candidate:
         return self.account.name
 
     @property
+    def share(self) -> float:
+        """Its weight, less where one of its limits is likely to be used up before it is there again."""
+        return self.weight * (1.0 - SPARING * self.quota.scarcity)
+
+    @property
     def in_flight(self) -> int:
         """Calls of this model family that the account is serving."""
         return self.standing.in_flight
@@ -52,6 +67,29 @@ class Candidate:
     def latency(self) -> float:
         """Mean seconds until the headers of an answer; 0 while unknown."""
         return self.standing.latency
+
+    @property
+    def price_multiplier(self) -> float:
+        """The smallest of its keys' price multipliers."""
+        return self.cheapest.price_multiplier if self.cheapest else 1.0
+
+    def expected_cost(self, request: RouteRequest) -> float:
+        """Micro-dollars that a call costs here, where as much of its prompt comes from the cache as usual.
+
+        What has no known price comes after all that has, by price multiplier. An answer counts as long as its cap,
+        and a long prompt as any other: this ranks, and is no bill.
+        """
+        key = self.cheapest
+        price = key.price_of(request.model) if key else None
+        if key is None or price is None:
+            return UNPRICED * self.price_multiplier
+        if price is not self._price:
+            self._price, rates = price, dict(price.rates)
+            self._rates = tuple(float(rates.get(part, 0)) for part in ("prompt", "cached", "completion"))
+        prompt, answer = request.estimate()
+        caches = prompt >= LENGTHS[0] and LIFETIMES.get(key.provider, UNSTATED).gone > 0.0
+        for_prompt, for_cached, for_answer = self._rates
+        return prompt * (for_prompt + for_cached * self.standing.cached * caches) + answer * for_answer
 
     def success_rate(self, now: float) -> float:
         """The expected share of calls that succeed, 0 to 1; `now` is monotonic seconds."""
@@ -71,7 +109,7 @@ class Candidate:
     def _sum_up(self) -> None:
         self.weight = max((key.weight for key in self.keys), default=1.0)
         self.quality = max((key.quality for key in self.keys), default=0.0)
-        self.price_multiplier = min((key.price_multiplier for key in self.keys), default=1.0)
+        self.cheapest = min(self.keys, key=lambda key: key.price_multiplier, default=None)
 
 
 class Choice:

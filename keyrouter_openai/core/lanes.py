@@ -369,7 +369,7 @@ class Lane:
         standings = (other.standing for other in self.candidates.values())
         share = self._unit.share(candidate.quota.share(amounts), standings)
         before = candidate.standing.rank
-        candidate.standing.rank += times * share / candidate.weight
+        candidate.standing.rank += times * share / candidate.share
         return before
 
 

@@ -9,6 +9,11 @@ from .model import RouteRequest
 if TYPE_CHECKING:
     from .candidate import Candidate
 
+SPARING = 0.5
+"""By how much an account's share of calls is smaller if one of its limits is sure to be used up before its reset."""
+PREMIUM = 0.1
+"""How much dearer an account may be, as a share, and be taken in place of such a one. More would cost more than it
+saves: what is cheap is used up in the end, now or later."""
 QUALITY_STEP = 1e-3
 """Weight of reliability against quality: it breaks ties."""
 
@@ -41,10 +46,10 @@ class Latency:
 
 
 class Cost:
-    """The cheapest: by the keys' price multipliers."""
+    """The lowest expected cost (see `Candidate.expected_cost`), a little more where limits are likely to run dry."""
 
     def score(self, candidate: Candidate, request: RouteRequest, now: float) -> float:
-        return candidate.price_multiplier
+        return candidate.expected_cost(request) * (1.0 + PREMIUM * candidate.quota.scarcity)
 
 
 class Quality:

@@ -71,7 +71,7 @@ class Placement:
     def ranked(self, candidates: Iterable[Candidate], estimate: Estimate, now: float) -> list[Candidate]:
         """Accounts by what a call costs there, relative to weight; of equals, the least used comes first."""
         costs = [
-            (self.cost(c.quota, c.quota.amounts(estimate), now) / c.weight, c.standing.rank, place, c)
+            (self.cost(c.quota, c.quota.amounts(estimate), now) / c.share, c.standing.rank, place, c)
             for place, c in enumerate(candidates)
         ]
         return [candidate for *_, candidate in sorted(costs)]

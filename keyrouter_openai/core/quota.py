@@ -58,7 +58,7 @@ class Quota:
     __slots__ = (
         *("answers", "buckets", "charges", "concurrent", "crowded_at", "debtor", "family", "granted", "in_flight"),
         *("known", "limits_at"),
-        *("parked_until", "ratios", "refused_at", "saved_at", "since", "too_large", "too_large_until"),
+        *("parked_until", "ratios", "refused_at", "saved_at", "scarcity", "since", "too_large", "too_large_until"),
     )
 
     def __init__(self, family: str, provider: str, now: float) -> None:
@@ -87,6 +87,8 @@ class Quota:
         self.too_large_until = -inf
         self.saved_at = -inf
         """When what is known of it was last passed on to be kept."""
+        self.scarcity = 0.0
+        """How likely it is that one of its limits is used up before it is there again, 0 to 1."""
         self.limits_at = 0
         """Counts the changes of limits, for those who keep something that was worked out from them."""
 

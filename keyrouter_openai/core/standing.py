@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
+from .affinity import LENGTHS
+
 UNIT_STEP = 0.05
 """Weight of one call in the mean of what a call takes."""
 RATE_STEP = 0.2
 """Weight of one observation in the mean of latency."""
 MEMORY = 60.0
 """Seconds in which what is known of an account's reliability halves."""
+CACHED_STEP = 0.02
+"""Weight of one prompt in the mean of what comes from the cache."""
 DOUBT = 4.0
 """Successes that an account of which nothing is known is credited with."""
 
@@ -39,7 +43,7 @@ class Unit:
 class Standing:
     """What is known of one account's service of one model family. Times are monotonic seconds."""
 
-    __slots__ = ("_failures", "_seen_at", "_successes", "in_flight", "latency", "rank")
+    __slots__ = ("_failures", "_seen_at", "_successes", "cached", "in_flight", "latency", "rank")
 
     def __init__(self) -> None:
         self.rank = 0.0
@@ -47,6 +51,8 @@ class Standing:
         self.in_flight = 0
         self.latency = 0.0
         """Mean seconds until the headers of an answer; 0 while unknown."""
+        self.cached = 0.5
+        """Mean share of a prompt that comes from its cache, of those that are long enough; half of it while unknown."""
         self._successes = 0.0
         self._failures = 0.0
         self._seen_at = -inf
@@ -67,6 +73,11 @@ class Standing:
         if ok and first_byte_s is not None:
             before = self.latency or first_byte_s
             self.latency = before + RATE_STEP * (first_byte_s - before)
+
+    def read_prompt(self, prompt: int, cached: int) -> None:
+        """Note how many tokens of a prompt came from the cache."""
+        if prompt >= LENGTHS[0]:
+            self.cached += CACHED_STEP * (min(cached / prompt, 1.0) - self.cached)
 
     def _fade(self, now: float) -> float:
         return 0.5 ** ((now - self._seen_at) / MEMORY) if self._seen_at > -inf else 0.0

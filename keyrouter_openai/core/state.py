@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -11,6 +12,7 @@ from re import compile as regex
 from .breaker import Breaker
 from .health import HEALTHY, KeyHealth, Probation
 from .model import Fault, RouteRequest
+from .price import Price
 from .quota import Quota
 from .standing import Standing
 
@@ -106,6 +108,8 @@ class KeyState:
     weight: float = 1.0
     quality: float = 0.5
     price_multiplier: float = 1.0
+    price_of: Callable[[str | None], Price | None] = lambda model: None
+    """Its price for a model, if that is known by now."""
     models: tuple[str, ...] | None = None
     enabled: bool = True
     declared_account: bool = False

@@ -11,9 +11,12 @@ from dataclasses import asdict
 from ..events import (
     AttemptEnded,
     AttemptStarted,
+    BudgetReached,
     Event,
+    ExhaustionPredicted,
     KeyStateChanged,
     LedgerTrouble,
+    UnknownPrice,
 )
 
 logger = logging.getLogger("keyrouter_openai")
@@ -21,7 +24,10 @@ logger = logging.getLogger("keyrouter_openai")
 _LEVELS: dict[type[Event], int] = {
     AttemptStarted: logging.DEBUG,
     AttemptEnded: logging.DEBUG,
+    BudgetReached: logging.WARNING,
+    ExhaustionPredicted: logging.WARNING,
     LedgerTrouble: logging.DEBUG,  # the ledger itself has said it
+    UnknownPrice: logging.WARNING,
 }
 _FOR_A_PERSON = ("invalid", "exhausted")
 """Key states that someone has to do something about."""
