@@ -57,7 +57,7 @@ PARTICULAR: Mapping[str, Mapping[str, Any]] = {
     "beta.responses.create": {"model": "made-up", "input": "made-up"},
     "responses.create": {"model": "made-up", "input": "made-up"},
 }
-POOL, ADMIN = ("pool.key-1", "pool.key-2"), "admin.key-1"
+POOL, ADMIN = ("pool.key-1", "pool.key-2"), "org-pool.admin-key"
 ROUTED, PASSED = "routed", "passed through"
 NO_SUCH_OBJECT = (400, 404)
 """The statuses with which the simulator may answer for ids that are made up."""
@@ -131,11 +131,11 @@ class Walk:
 
 async def walk(folder: Path) -> Walk:
     """Call everything, on a pool of one account with two keys, whose ledger goes into `folder`."""
-    with ProviderSimulator([SimAccount("pool", keys=2), SimAccount("admin")]) as sim:
+    with ProviderSimulator([SimAccount("pool", keys=2)]) as sim:
         secrets = {_name(label): secret for label, secret in sim.keys.items()}
         keys = [Key(name=name, secret=secrets[name], account="pool") for name in POOL]
         router = Router(keys, ledger=Ledger(folder / "walk.db"))
-        settings: dict[str, Any] = {"base_url": sim.url, "admin_api_key": secrets[ADMIN], "max_retries": 0}
+        settings: dict[str, Any] = {"base_url": sim.url, "admin_api_key": sim.admin_keys["org-pool"], "max_retries": 0}
         walker = _Walker(sim)
         http = openai.DefaultHttpxClient(event_hooks={"request": [walker.look]})
         with SyncRoutedOpenAI(router=router, http_client=http, **settings) as client:

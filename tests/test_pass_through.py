@@ -119,10 +119,11 @@ async def test_a_callable_api_key_is_asked_each_time(sim: ProviderSimulator, new
 
 
 async def test_an_admin_route_takes_the_admin_key(sim: ProviderSimulator, routed: Make) -> None:
-    client = routed(admin_api_key=sim.keys[MINE])
+    organization, admin_key = next(iter(sim.admin_keys.items()))
+    client = routed(admin_api_key=admin_key)
 
     await settled(client.admin.organization.projects.list())
-    assert sent_with(sim) == [MINE]
+    assert sent_with(sim) == [f"{organization}/admin-key"]
     assert client.ledger.attempts() == []
 
 

@@ -90,11 +90,12 @@ def add(
     key = Key(name=name, models=models or None, limits={pattern: limits} if limited else {}, **fields)
     keystore = open_keystore()
     keystore.check_new(pool, name)
-    keystore.add(pool, _with_secret(key, _read_secret()))
+    keystore.add(pool, _with_secret(key, read_secret()))
     click.echo(f"Added key {name!r} to pool {pool!r}; its secret is in the {keystore.vault.name}.")
 
 
-def _read_secret() -> SecretStr:
+def read_secret() -> SecretStr:
+    """A secret from whoever is at the terminal, or from standard input if that is none."""
     if sys.stdin.isatty():
         return SecretStr(click.prompt("Secret", hide_input=True, err=True))
     return SecretStr(sys.stdin.buffer.read().decode(errors="replace"))

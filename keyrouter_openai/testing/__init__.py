@@ -5,6 +5,7 @@
     faults.py     what can go wrong, as data
     endpoints.py  what each endpoint answers (with responses.py, tools.py, generate.py)
     resources.py  files, batches and all else that a project keeps (with project.py, makers.py, forms.py)
+    bills.py      what is billed, and the admin API that tells it
     websocket.py  what is said over websockets
     sdk_routes.py what is answered for all other routes of the SDK: as little as its types allow
     handler.py    from a request to its answer and its record
@@ -15,9 +16,10 @@ It needs the OpenAI SDK for those other routes alone. `python -m keyrouter_opena
 """
 
 from .account import SimAccount
+from .bills import BillLine
 from .faults import FAULTS, Fault, redirect, respond
 from .handler import Call
 from .model import Latency
 from .simulator import ProviderSimulator
 
-__all__ = ["FAULTS", "Call", "Fault", "Latency", "ProviderSimulator", "SimAccount", "redirect", "respond"]
+__all__ = ["FAULTS", "BillLine", "Call", "Fault", "Latency", "ProviderSimulator", "SimAccount", "redirect", "respond"]

@@ -29,6 +29,7 @@ _LIMITS: dict[str, tuple[Dimension, float, str]] = {
     "itpm": (Dimension.INPUT, MINUTE, "input tokens per min (ITPM)"),
     "otpm": (Dimension.OUTPUT, MINUTE, "output tokens per min (OTPM)"),
 }
+_NO_LIMITS = dict.fromkeys(_LIMITS)
 _WORDS = {(dimension, period): words for dimension, period, words in _LIMITS.values()}
 
 
@@ -56,6 +57,9 @@ class SimAccount:
         cache: whether beginnings of prompts are cached.
         cache_ttl_s: seconds after which what is cached and not used is forgotten; OpenAI's are 5 to 10 minutes
             (https://developers.openai.com/api/docs/guides/prompt-caching).
+        by_model: models that have other limits than the rest, and those that they have, all others being none:
+            `{"gpt-4o": {"rpm": 500, "tpm": 30_000}}`.
+        price_multiplier: what its calls are billed, relative to list prices.
     """
 
     name: str
@@ -78,6 +82,13 @@ class SimAccount:
     shared: Mapping[str, str] = field(default_factory=dict[str, str])
     cache: bool = False
     cache_ttl_s: float = 300.0
+    by_model: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    price_multiplier: float = 1.0
+
+    def limits(self, model: str) -> Mapping[str, int | None]:
+        """The limits for a model, by the names of `_LIMITS`."""
+        own = self.by_model.get(model)
+        return {name: getattr(self, name) for name in _LIMITS} if own is None else {**_NO_LIMITS, **own}
 
     def check(self) -> None:
         """Raise ValueError if it makes no sense."""
@@ -85,6 +96,12 @@ class SimAccount:
             limit: int | None = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"account {self.name!r}: {name} is {limit}; give 1 or more, or None for no limit")
+        for model, limits in self.by_model.items():
+            if wrong := [name for name, limit in limits.items() if name not in _LIMITS or limit < 1]:
+                raise ValueError(
+                    f"account {self.name!r}: by_model gives {model!r} {wrong[0]}={limits[wrong[0]]}; "
+                    f"give any of {', '.join(_LIMITS)}, of 1 or more"
+                )
         for name, credit in (("credit_calls", self.credit_calls), ("credit_tokens", self.credit_tokens)):
             if credit is not None and credit < 0:
                 raise ValueError(f"account {self.name!r}: {name} is {credit}; give 0 or more, or None for no end")
@@ -98,6 +115,8 @@ class SimAccount:
             raise ValueError(f"account {self.name!r}: headers is {self.headers!r}; use one of {', '.join(DIALECTS)}")
         if self.header_lag_s < 0 or self.cache_ttl_s <= 0:
             raise ValueError(f"account {self.name!r}: header_lag_s must not be below 0, cache_ttl_s must be above")
+        if self.price_multiplier < 0:
+            raise ValueError(f"account {self.name!r}: price_multiplier is {self.price_multiplier}; give 0 or more")
 
 
 class Admitted(Shown):
@@ -179,8 +198,9 @@ class Family:
         used = {(bucket.dimension, bucket.period): bucket.used(now) for bucket in self.buckets}
         scale = minute / MINUTE
         buckets: list[Bucket] = []
+        limits = spec.limits(self.name)
         for name, (dimension, period, _) in _LIMITS.items():
-            limit: int | None = getattr(spec, name)
+            limit = limits[name]
             if limit is None:
                 continue
             bucket = Bucket(
@@ -215,7 +235,8 @@ class Account:
         self._minute = minute
         self._families: dict[str, Family] = {}
         self._by_model: dict[str, Family] = {}
-        self._ends_matter = spec.concurrent is not None or spec.otpm is not None
+        charges_output = spec.otpm is not None or any("otpm" in own for own in spec.by_model.values())
+        self._ends_matter = spec.concurrent is not None or charges_output
         self._running = 0
         # When running calls end, the order in which that was said, and the output tokens of which family.
         self._ends: list[tuple[float, int, int, Family]] = []

@@ -47,6 +47,11 @@ class Work:
     cached_tokens: int = 0
     """How many of the prompt's tokens the cache has."""
 
+    @property
+    def tier(self) -> str:
+        """The service tier that serves it."""
+        return responses.tier(self.fields)
+
     def answer(self, ident: str, created: int) -> Reply:
         """The answer; `ident` becomes a part of its id."""
         return self.endpoint.answer(self, ident, created)
@@ -200,7 +205,7 @@ def _plain(work: Work, head: Json, choices: list[Choice]) -> Reply:
         {"index": index, **choice.whole, "logprobs": None, "finish_reason": choice.finish}
         for index, choice in enumerate(choices)
     ]
-    body = {**head, "choices": listed, "usage": _usage(work, made), "service_tier": "default"}
+    body = {**head, "choices": listed, "usage": _usage(work, made), "service_tier": work.tier}
     return _used(json_reply(body), work.prompt_tokens, made)
 
 
@@ -211,7 +216,7 @@ def _stream(work: Work, head: Json, choices: list[Choice], opening: Json | None,
 
     def chunk(index: int, content: Json, finish: str | None = None) -> bytes:
         choice = {"index": index, **content, "logprobs": None, "finish_reason": finish}
-        return _sse({**head, "service_tier": "default", "choices": [choice], **usage})
+        return _sse({**head, "service_tier": work.tier, "choices": [choice], **usage})
 
     def events() -> Iterator[Event]:
         if opening is not None:
@@ -222,7 +227,7 @@ def _stream(work: Work, head: Json, choices: list[Choice], opening: Json | None,
                 yield Event(chunk(index, delta), content=True)
             yield Event(chunk(index, closing, choice.finish))
         if with_usage:
-            yield Event(_sse({**head, "choices": [], "usage": _usage(work, made)}))
+            yield Event(_sse({**head, "service_tier": work.tier, "choices": [], "usage": _usage(work, made)}))
         yield Event(b"data: [DONE]\n\n")
 
     return _used(event_stream(tuple(events())), work.prompt_tokens, made)

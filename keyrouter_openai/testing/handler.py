@@ -9,6 +9,7 @@ from random import Random
 from typing import Protocol
 
 from .account import Admitted
+from .bills import ADMIN, Bills
 from .cache import hash_prefixes
 from .endpoints import ENDPOINTS, Work
 from .errors import Context, error_reply, invalid
@@ -99,9 +100,16 @@ class Handler:
     """Answers requests, one at a time. Knows no sockets."""
 
     def __init__(
-        self, provider: SimProvider, faults: FaultRules, latency: Latency, rng: Random, clock: TimeSource
+        self,
+        provider: SimProvider,
+        bills: Bills,
+        faults: FaultRules,
+        latency: Latency,
+        rng: Random,
+        clock: TimeSource,
     ) -> None:
         self._provider = provider
+        self._bills = bills
         self._faults = faults
         self._latency = latency
         self._rng = rng
@@ -125,7 +133,7 @@ class Handler:
         return reply, self._record(exchange, reply)
 
     def _understand(self, request: Request) -> _Exchange:
-        key = self._provider.find_key(request.secret)
+        key = self._provider.find_key(request.secret) or self._bills.find_key(request.secret)
         if is_upgrade(request):
             return _Exchange(request, key, {**request.query}, None)
         # A message on a websocket is a call to a model like those to the Responses API.
@@ -152,6 +160,9 @@ class Handler:
             if not reply.bare:
                 self._count_failed(exchange, now)
             return reply
+        if request.path.startswith(ADMIN):
+            organization = self._bills.authenticate(request.secret)
+            return self._bills.answer(request, organization, self._clock.time()) or self._in_form(exchange)
         key = self._provider.authenticate(
             request.secret,
             request.headers.get("openai-organization"),
@@ -175,7 +186,10 @@ class Handler:
         reply = work.answer(ident, created)
         reply = keep_answer(exchange.request.path, project, work, reply, ident, created)
         self._provider.bill(key, reply.tokens)
-        reply = replace(reply, headers={**reply.headers, **exchange.admitted.headers})
+        streamed = work.stream and exchange.request.method != MESSAGE
+        served = self._bills.add(self._clock.time(), key, exchange.request.path, work, reply, streamed=streamed)
+        headers = {**reply.headers, **exchange.admitted.headers}
+        reply = replace(reply, headers=headers, on_content=served.generate)
         rule = self._faults.take(exchange.scope, spoiling=True) if reply.events else None
         if rule and rule.fault.spoil:
             exchange.fault = rule.fault.name
@@ -202,11 +216,14 @@ class Handler:
             return self._models(request.path.removeprefix(MODELS).removeprefix("/"), key)
         project = self._resources.project(self._provider.account(key.account))
         reply = self._resources.answer(request, project, self._ident, int(self._clock.time()))
-        if reply is None:
-            from .sdk_routes import sdk_routes  # imports the SDK: nothing that those should pay for who never ask
+        return reply or self._in_form(exchange)
 
-            path, stream = request.path.removeprefix(BASE), _is_stream(exchange)
-            reply = sdk_routes().answer(request.method, path, request.query, stream=stream)
+    def _in_form(self, exchange: _Exchange) -> Reply:
+        """Answer what the SDK can ask for with as little as its types allow."""
+        from .sdk_routes import sdk_routes  # imports the SDK: nothing that those should pay for who never ask
+
+        request, path = exchange.request, exchange.request.path.removeprefix(BASE)
+        reply = sdk_routes().answer(request.method, path, request.query, stream=_is_stream(exchange))
         if reply is None:
             raise Refused(error_reply("unknown_route", self._context(exchange, wait=0.0)))
         return reply

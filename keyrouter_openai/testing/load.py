@@ -18,6 +18,9 @@ from random import Random
 COLUMNS = ("arrival_s", "prompt_tokens", "completion_tokens")
 MINUTE = 60.0
 
+Row = Mapping[str, str | None]
+"""A line of a recording, by the names of its columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -88,9 +91,17 @@ def read_trace(path: Path) -> Load:
     Raises:
         ValueError: the file is none such; the text says where and why.
     """
+    arrivals = tuple(arrival for arrival, _ in read_rows(path))
+    if not arrivals:
+        raise ValueError(f"{path}: holds no request")
+    return Load.of(arrivals, floor(arrivals[-1].at) + 1.0)
+
+
+def read_rows(path: Path) -> Iterator[tuple[Arrival, Row]]:
+    """The requests of a recording, each with all that its line says. Raises ValueError as `read_trace` does."""
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            arrivals = tuple(_arrivals(csv.DictReader(file)))
+            yield from _arrivals(csv.DictReader(file))
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise ValueError(f"{path}: is not a gzip file, or not a whole one") from None
     except OSError as error:
@@ -99,12 +110,9 @@ def read_trace(path: Path) -> Load:
         raise ValueError(f"{path}: is not a CSV file in UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if not arrivals:
-        raise ValueError(f"{path}: holds no request")
-    return Load.of(arrivals, floor(arrivals[-1].at) + 1.0)
 
 
-def _arrivals(rows: csv.DictReader[str]) -> Iterator[Arrival]:
+def _arrivals(rows: csv.DictReader[str]) -> Iterator[tuple[Arrival, Row]]:
     if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
         raise ValueError(f"its first line names no column {missing[0]!r}; a trace has {', '.join(COLUMNS)}")
     before = 0.0
@@ -114,10 +122,10 @@ def _arrivals(rows: csv.DictReader[str]) -> Iterator[Arrival]:
         except ValueError as error:
             raise ValueError(f"line {rows.line_num}: {error}") from None
         before = arrival.at
-        yield arrival
+        yield arrival, row
 
 
-def _arrival(row: Mapping[str, str | None], before: float) -> Arrival:
+def _arrival(row: Row, before: float) -> Arrival:
     at, prompt, completion = (row[name] for name in COLUMNS)
     try:
         arrival = Arrival(float(at or ""), int(prompt or ""), int(completion or ""))

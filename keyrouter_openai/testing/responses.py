@@ -31,6 +31,12 @@ _ECHOED: Json = {
 }
 
 
+def tier(fields: Json) -> str:
+    """The service tier that serves a request with these fields."""
+    asked = fields.get("service_tier")
+    return asked if asked in ("flex", "priority") else "default"
+
+
 def usage(prompt_tokens: int, cached_tokens: int, made: int) -> Json:
     """What a response used: tokens of the prompt, those of them that were cached, and tokens that were made."""
     return {
@@ -76,7 +82,7 @@ def body(fields: Json, ident: str, created: int, output: list[Json], usage: Json
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "model": fields["model"],
         "output": output,
-        "service_tier": "default",
+        "service_tier": tier(fields),
         "usage": usage,
         **{name: fields.get(name, default) for name, default in _ECHOED.items()},
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 
@@ -168,7 +168,8 @@ async def _read_request(
 def _request(head: h11.Request, body: bytes) -> Request:
     target = urlsplit(head.target.decode("ascii", errors="replace"))
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-    return Request(head.method.decode("ascii"), unquote(target.path), dict(parse_qsl(target.query)), headers, body)
+    query = {name: ",".join(values) for name, values in parse_qs(target.query).items()}
+    return Request(head.method.decode("ascii"), unquote(target.path), query, headers, body)
 
 
 def _bytes(http: h11.Connection, *events: h11.Event) -> bytes:
@@ -209,6 +210,8 @@ async def _write_events(reply: Reply, http: h11.Connection, writer: asyncio.Stre
     for place, event in enumerate(reply.events or ()):
         if place and reply.pace > 0:
             await asyncio.sleep(reply.pace)
+        if event.content and reply.on_content is not None:
+            reply.on_content()
         writer.write(unsent + _bytes(http, h11.Data(data=event.data)))
         await writer.drain()
         unsent = b""

@@ -12,6 +12,7 @@ from typing import Self
 
 from ..core.model import MINUTE
 from .account import SimAccount
+from .bills import BillLine, Bills
 from .faults import FAULTS, Fault, FaultRules, Rule
 from .handler import Call, Handler, TimeSource
 from .model import Latency, SimProvider
@@ -66,7 +67,9 @@ class ProviderSimulator:
         epoch = clock.time() - clock.monotonic()
         self._provider = SimProvider(accounts, rng, minute=MINUTE / time_scale, epoch=epoch)
         self._faults = FaultRules()
-        self._handler = Handler(self._provider, self._faults, (latency or Latency()).faster(time_scale), rng, clock)
+        self._bills = Bills(self._provider, Random(f"{seed} admin keys"))
+        latency = (latency or Latency()).faster(time_scale)
+        self._handler = Handler(self._provider, self._bills, self._faults, latency, rng, clock)
         self._calls: list[Call] = []
         self._lock = threading.Lock()
         self._server = HttpServer(self._answer, port)
@@ -101,6 +104,11 @@ class ProviderSimulator:
         """The accounts by name, with the limits and the credit that they have now."""
         with self._lock:
             return self._provider.accounts
+
+    @property
+    def admin_keys(self) -> dict[str, str]:
+        """The secrets of the admin keys by organization: one each, for its usage, its costs and its keys."""
+        return {organization: key.secret for organization, key in self._bills.admin_keys.items()}
 
     # What came
 
@@ -141,8 +149,16 @@ class ProviderSimulator:
         counts = Counter(call.key for call in self.calls)
         return {label: counts[label] for label in self._provider.keys}
 
+    def bill(self) -> Counter[BillLine]:
+        """What has been served so far costs, in micro-dollars, by day, model and key: `bill().total()` is all of it.
+
+        Each request is billed at list price times its account's `price_multiplier`, whether its answer was read or not.
+        """
+        with self._lock:
+            return self._bills.total()
+
     def reset_counts(self) -> None:
-        """Forget the requests so far; limits, credit and faults stay as they are."""
+        """Forget the requests so far; limits, credit, faults and the bill stay as they are."""
         with self._lock:
             self._calls.clear()
 

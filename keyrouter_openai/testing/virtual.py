@@ -123,6 +123,10 @@ class VirtualCall:
     tenant: str = ""
     prefixes: tuple[int, ...] = ()
     """Ids of the beginnings of its prompt, each a block longer than the one before."""
+    urgent: bool = True
+    """False for batch work."""
+    key: str = ""
+    """The name of the key that served it."""
     sent_at: float = nan
     """When the attempt left that was served; NaN if none was."""
     ended_at: float = nan
@@ -140,7 +144,14 @@ class VirtualCall:
     def describe(self) -> RouteRequest:
         """The call as the router sees it."""
         return RouteRequest(
-            "", "/chat/completions", self.model, self.stream, self._estimate, self._beginnings, self.tenant
+            "",
+            "/chat/completions",
+            self.model,
+            self.stream,
+            self._estimate,
+            self._beginnings,
+            self.tenant,
+            urgent=self.urgent,
         )
 
     def _estimate(self) -> Estimate:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from email.utils import formatdate
 from functools import partial
+from random import Random
 
 from ..core.classify import classify
 from ..core.limits import read_limits
-from ..core.model import Fault, Outcome, Reading, RouteRequest, Usage
+from ..core.model import MINUTE, Fault, Outcome, Reading, RouteRequest, Usage
 from ..core.queue import Turn
 from ..core.select import History
-from ..core.verdict import BACKOFF_CAP, FREE, POLICIES, Verdict, backoff, may_try_again
+from ..core.verdict import BACKOFF_BASE, BACKOFF_CAP, FREE, POLICIES, Verdict, backoff, may_try_again
 from ..lease import Lease
 from ..router import Router
 from .account import Denied
@@ -66,7 +67,13 @@ class RoutedCaller:
             router.settle(lease, outcome, started_at=started_at, waited_s=waited)
             if outcome.fault is Fault.NONE:
                 call.sent_at, call.ended_at, call.cached_tokens = sent_at, time.now, answer.cached_tokens
+                call.key = lease.key.name
                 return
+            if router.is_single:
+                if sent > MAX_RETRIES or not _sdk_would_retry(outcome):
+                    return
+                yield time.now + _sdk_pause(outcome, sent, router.rng)
+                continue
             history.add(lease.key.name, lease.state.account.name, lease.state.host.name, outcome.fault)
             free += outcome.fault in FREE
             verdict = POLICIES[outcome.fault].verdict
@@ -149,3 +156,16 @@ class RoutedCaller:
             shared=failure.shared,
             usage=None,
         )
+
+
+def _sdk_would_retry(outcome: Outcome) -> bool:
+    """Whether the SDK tries again after this answer, as it does by itself where there is but one key."""
+    status = outcome.status or 0
+    return status in (408, 409, 429) or status >= 500
+
+
+def _sdk_pause(outcome: Outcome, sent: int, rng: Random) -> float:
+    """Seconds until the SDK tries again: as long as the answer asks for, up to a minute, or else its own backoff."""
+    if outcome.wait is not None and 0.0 < outcome.wait <= MINUTE:
+        return outcome.wait
+    return min(BACKOFF_BASE * 2.0 ** (sent - 1), BACKOFF_CAP) * rng.uniform(0.75, 1.0)

@@ -14,7 +14,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. Header names are in lower case; `path` is without the query."""
+    """One HTTP request. Header names are in lower case; `path` is without the query.
+
+    The values of a parameter that is repeated are joined by commas.
+    """
 
     method: str
     path: str
@@ -65,6 +68,8 @@ class Reply:
     completion_tokens: int = 0
     delay: float = 0.0
     pace: float = 0.0
+    on_content: Callable[[], None] | None = field(default=None, repr=False)
+    """Called as each event with content is sent."""
 
     @property
     def seconds(self) -> float:

@@ -6,19 +6,28 @@ import json
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 from typing import Any
 
 from click.testing import CliRunner, Result
 
 from keyrouter_openai.cli import main
+from keyrouter_openai.core.model import Attempt
+from keyrouter_openai.ledger import Ledger
 from keyrouter_openai.testing import ProviderSimulator
 from keyrouter_openai.vaults import open_vault
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 COMMAND = str(Path(sys.executable).with_name("keyrouter-openai"))
 SECRET = "sk-canary-0123456789"
@@ -73,7 +82,15 @@ class Cli:
 
 def is_clean(output: str) -> bool:
     """Whether the output holds no secret."""
-    return "sk-canary" not in output and "sk-sim-" not in output
+    return not any(start in output for start in ("sk-canary", "sk-sim-", "sk-admin-"))
+
+
+def record(cli: Cli, *attempts: Attempt) -> None:
+    """Put attempts into the ledger of the command."""
+    ledger = Ledger(cli.ledger)
+    for one in attempts:
+        ledger.record(one)
+    ledger.close()
 
 
 def start(
@@ -133,3 +150,72 @@ def at_terminal(*arguments: str, command: Sequence[str] = (COMMAND,)) -> Generat
     finally:
         os.close(keyboard)
         os.close(terminal)
+
+
+@dataclass
+class Screen:
+    """A terminal of 100 columns and 30 lines, and a command that has it."""
+
+    end: int
+    terminal: int
+    process: subprocess.Popen[bytes]
+    seen: str = ""
+
+    def sees(self, text: str) -> None:
+        """Wait until this text was shown."""
+        deadline = time.monotonic() + 30
+        while text not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            self._read(1.0)
+
+    def ends(self) -> int:
+        """Wait until the command has ended; its exit code."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None:  # which it cannot while nobody reads what it shows
+            assert time.monotonic() < deadline, self.seen
+            self._read(0.1)
+        while self._read(0.0):
+            pass
+        return self.process.returncode
+
+    def types(self, keys: bytes) -> None:
+        os.write(self.end, keys)
+
+    def mode(self) -> list[Any]:
+        return termios.tcgetattr(self.terminal)
+
+    def _read(self, seconds: float) -> bool:
+        if not select([self.end], [], [], seconds)[0]:
+            return False
+        self.seen += os.read(self.end, 65536).decode(errors="replace")
+        return True
+
+
+@contextmanager
+def at_screen(*arguments: str, **environ: str) -> Generator[Screen]:
+    """The command at a terminal that it controls, so that Ctrl-C interrupts it."""
+    end, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    unset = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AT_ITS_TERMINAL, COMMAND, *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**unset, "TERM": "xterm-256color", **environ},
+        start_new_session=True,
+    )
+    try:
+        yield Screen(end, terminal, process)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(end)
+        os.close(terminal)
+
+
+_AT_ITS_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""

@@ -133,6 +133,17 @@ def test_models_that_share_a_limit() -> None:
     books.ask(0.0, model="gpt-4o-mini")
 
 
+def test_a_model_can_have_limits_of_its_own() -> None:
+    books = Books(rpm=1, by_model={"big": {"tpm": 5000}, "slow": {"otpm": 60}})
+    books.ask(0.0)
+    assert books.refuse(0.0).dimension is Dimension.REQUESTS
+    for _ in range(5):
+        books.ask(0.0, 1000, model="big-2026-01-31")
+    assert (books.refuse(0.0, model="big").dimension, books.refuse(0.0, model="big").limit) == (Dimension.TOKENS, 5000)
+    books.finish(books.ask(0.0, model="slow"), at=1.0, output_tokens=120)
+    assert books.refuse(2.0, model="slow").dimension is Dimension.OUTPUT
+
+
 def test_other_applications_can_drain_an_account() -> None:
     books = Books(rpm=60, tpm=6000, itpm=100, otpm=50)
     books.drain("a", "m", requests=0.5, tokens=70.5, now=0.0)
@@ -380,6 +391,8 @@ def test_accounts_share_no_cache_and_keys_do() -> None:
         ({"headers": "x"}, "headers is 'x'; use one of openai, azure, groq, anthropic, none"),
         ({"header_lag_s": -1.0}, "header_lag_s must not be below 0"),
         ({"cache_ttl_s": 0.0}, "cache_ttl_s must be above"),
+        ({"by_model": {"big": {"rpm": 0}}}, "by_model gives 'big' rpm=0; give any of tpm, rpm, .*, of 1 or more"),
+        ({"by_model": {"big": {"rps": 5}}}, "by_model gives 'big' rps=5; give any of tpm"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, Any], complaint: str) -> None:

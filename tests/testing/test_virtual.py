@@ -194,3 +194,12 @@ def test_numbers_tell_the_router_what_the_text_of_headers_does(headers: Any) -> 
         played([account], calls, as_text=as_text)
         runs.append(results(calls))
     assert runs[0] == runs[1]
+
+
+def test_with_one_key_a_call_is_tried_again_as_the_sdk_does() -> None:
+    provider = played([SimAccount("a", credit_calls=0)], calls_of(2), patience=0.0)
+    assert list(provider.statuses) == 6 * [429]
+    calls = calls_of(3, every=0.0)
+    played([SimAccount("a", rpm=2)], calls)
+    assert max(call.sent_at for call in calls) == pytest.approx(30.0, abs=0.2), "after the time that the answer named"
+    assert {call.key for call in calls} == {"a.key-1"}
