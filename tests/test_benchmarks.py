@@ -7,14 +7,16 @@ import gzip
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from random import Random
 from xml.etree import ElementTree
 
 import pytest
 
+import cheaper
 import drift
 import goodput
 import outage
@@ -22,7 +24,7 @@ import ownership
 import traces
 from contestants import CONTESTANTS, Scenario, made_up_calls, optimum, run
 from keyrouter_openai.testing import SimAccount
-from keyrouter_openai.testing.virtual import VirtualCall
+from keyrouter_openai.testing.virtual import BLOCK, VirtualCall
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
@@ -85,8 +87,40 @@ def test_traces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         assert name in shown
 
 
+def test_cheaper(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_trace(tmp_path / "claude_code_A.csv.gz", {"session_id": "s", "reusable_prefix_tokens": "2048"})
+    shown = printed(cheaper.main, monkeypatch, capsys, "--data", str(tmp_path))
+    lines = [line.split() for line in shown.splitlines() if ", affinity" in line]
+    assert len(lines) == 4 * len(cheaper.CASES)
+    assert shown.count("best possible") == len(cheaper.CASES)
+    assert all(float(of_best) >= 1.0 for *_, of_best, _, _, _, _ in lines)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("providers", cheaper.CASES.values())
+def test_the_cheapest_way_through_a_session(seed: int, providers: Sequence[cheaper.Provider]) -> None:
+    rng = Random(seed)
+    calls = [VirtualCall(rng.uniform(0, 1500), rng.randint(3000, 9000), 100) for _ in range(8)]
+    calls.sort(key=lambda call: call.at)
+    for place, call in enumerate(calls):
+        kept = calls[place - 1].prefixes[: rng.randint(0, 12)] if place else (0,)
+        call.prefixes = (*kept, *(100 * place + n for n in range(1, call.prompt_tokens // BLOCK - len(kept) + 1)))
+    costs = [cheaper.costs_of(each, calls) for each in providers]
+    ways = product((0, 1), repeat=len(calls))
+    assert cheaper.cheapest(costs) == pytest.approx(min(costs_on(way, costs) for way in ways))
+
+
+def costs_on(way: Sequence[int], costs: Sequence[cheaper.Costs]) -> float:
+    """What a session costs whose calls go to these providers, one after another."""
+    last, total = [0, 0], 0.0
+    for place, provider in enumerate(way):
+        total += costs[provider][place][last[provider]]
+        last[provider] = place + 1
+    return total
+
+
 def write_trace(path: Path, more: dict[str, str]) -> None:
-    """A trace of two calls a second, of two tenants where it has any."""
+    """A trace of two calls a second, of two tenants where it has any, in sessions of ten calls where it has any."""
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["arrival_s", "prompt_tokens", "completion_tokens", *more])
         writer.writeheader()
@@ -94,6 +128,8 @@ def write_trace(path: Path, more: dict[str, str]) -> None:
             row = {"arrival_s": place / 2, "prompt_tokens": 3100, "completion_tokens": 20, **more}
             if "client_id" in more and place % 2:
                 row["client_id"] = "another"
+            if "session_id" in more:
+                row["session_id"] = f"s{place // 10}"
             writer.writerow(row)
 
 
