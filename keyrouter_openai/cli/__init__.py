@@ -2,9 +2,13 @@
 
 keys      add, list, remove, enable, disable, test; import_env is a command of it, probe makes the test call
 status    what the ledger knows of the keys of a pool
-usage     what the attempts on record add up to
+usage     what the attempts on record add up to; report makes its page, charts the bars on it;
+          sums adds its rows up
+top       what each key does now; frame draws it, keyboard says when to end
+reconcile the ledger against the provider's own bill
 doctor    what is installed and set up, and what is wrong with it
 demo      a load on a simulated provider, with one key and with a pool; contest plays it
+simulate  the traffic on record on another pool; traffic reads it, setting makes the pools, whatif plays
 keystore  the registry of keys and the vault of their secrets, kept in step
 output    tables and JSON
 """
@@ -22,8 +26,12 @@ _COMMANDS = {
     "keys": "Add, list, test and remove the keys of a pool.",
     "status": "Show how each key of a pool last fared.",
     "usage": "Add up the attempts on record.",
+    "top": "Show live what each key does.",
+    "ledger": "Clear away what is old, and check what is kept.",
+    "reconcile": "Compare the ledger with the provider's bill.",
     "doctor": "Check the installation and say how to mend it.",
     "demo": "Show what a pool of keys buys, on a simulated provider.",
+    "simulate": "Tell what would become of the traffic if the pool were another.",
 }
 """The commands and what they do, each an object of that name in the module of that name."""
 
