@@ -161,11 +161,13 @@ class Exchange:
 
         `events` estimates its tokens where usage is not known; `cause` is what its last event said of a failure.
         """
-        if receipt.usage is None:
-            receipt = receipt._replace(usage=self._estimate(events))
         # Of responses only those in the background can be followed again.
         answer = b'"background":true' if self.lease.request.stream else b""
-        self._settle(fault, self._of_this_call(receipt, answer), failure=cause)
+        self._settle(fault, self._of_this_call(self._estimated(receipt, events), answer), failure=cause)
+
+    def end_session(self, fault: Fault, receipt: Receipt, cause: Failure | None) -> None:
+        """A websocket is closed, for good or ill."""
+        self._settle(fault, self._estimated(receipt, 0), failure=cause)
 
     def fail(self, failure: Failure) -> None:
         """The attempt failed before the caller had anything of it."""
@@ -191,6 +193,9 @@ class Exchange:
         if is_new and self._router.owners.first_end(request.mentions):
             return receipt
         return receipt._replace(usage=None, stated_microusd=None)
+
+    def _estimated(self, receipt: Receipt, events: int) -> Receipt:
+        return receipt if receipt.usage is not None else receipt._replace(usage=self._estimate(events))
 
     def _estimate(self, events: int) -> Usage:
         return Usage(prompt=self.lease.request.estimate().prompt, completion=events, estimated=True)

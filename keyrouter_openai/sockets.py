@@ -201,7 +201,7 @@ class Session:
         watch, failure = self._watch, self._failure()
         if failure is not None and fault is Fault.NONE:
             fault = Fault.STREAM_BROKEN
-        self._exchange.end_stream(fault, Receipt(watch.usage, watch.model, watch.tier), 0, failure)
+        self._exchange.end_session(fault, Receipt(watch.usage, watch.model, watch.tier), failure)
 
     def _failure(self) -> Failure | None:
         """What the last error means, if it is not the caller's own."""

@@ -47,7 +47,7 @@ async def test_the_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
                 await result
         await names["client"].close()
 
-    assert sim.count(status=200) == len(sim.calls) == 4
+    assert sim.count(status=200) == len(sim.calls) == 5
     printed = capsys.readouterr().out
     assert re.search(r"key-[12] org-\w+/proj_\w+ Usage\(", printed)
     assert all(f"'tag:tenant': '{tenant}', 'attempts': 1" in printed for tenant in ("acme", "other"))
