@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from weakref import ref
 
 from .budget import Budget
@@ -68,6 +69,8 @@ class Budgets:
             raise ConfigError(f"budget {twice.name!r} is given twice: leave one out, or give each its own name")
         self._pool = pool
         self._ledger = ledger
+        self._name = f"/{next(_numbers)}"
+        """What tells its allowances from those of other routers of this process."""
         self._clock = clock
         self._keys = keys
         self._later = later
@@ -183,7 +186,9 @@ class Budgets:
         window = rule.window(at)
         share = self._shares.get((rule.id, window.start))
         if share is None:
-            share = self._shares[rule.id, window.start] = Share(rule, window, alone=self._ledger is None)
+            share = self._shares[rule.id, window.start] = Share(
+                rule, window, alone=self._ledger is None, holder=self._name
+            )
         self._current[rule.id] = share
         return share
 
@@ -191,6 +196,9 @@ class Budgets:
         """An attempt needs more than these shares have: refuse it, or see to it that they get more."""
         for share in short:
             if share.looked and share.surely_spent + amount > share.rule.microusd:
+                if amount > share.rule.microusd:  # the call is too large; the budget serves others
+                    return _shortage(share, amount, final=True)
+                share.refuses = True
                 if not share.reached:
                     self._later(partial(list[Event], [self._tell(share)]))
                 return _shortage(share, amount, final=True)
@@ -252,7 +260,7 @@ class Budgets:
         wishes = [allowances.Wish(share.rule, share.window, *share.wish()) for share in asked]
         self._asked, self._asked_at = asked, self._clock.monotonic()
         rules = () if self._declared else self.rules
-        work = partial(_ask_ledger, holder=self._ledger.holder, wishes=wishes, rules=rules)
+        work = partial(_ask_ledger, holder=self._ledger.holder + self._name, wishes=wishes, rules=rules)
         self._declared = True
         self._ledger.run(work).add_done_callback(self._answered)
 
@@ -293,7 +301,7 @@ class Budgets:
                 spared.append((share, spare))
         if spared:
             amounts = [(share.rule.id, share.window.start, spare) for share, spare in spared]
-            work = partial(allowances.give_back, holder=self._ledger.holder, amounts=amounts)
+            work = partial(allowances.give_back, holder=self._ledger.holder + self._name, amounts=amounts)
             self._ledger.run(work).add_done_callback(partial(self._given_back, spared))
 
     def _given_back(self, spared: Sequence[tuple[Share, int]], future: Future[None]) -> None:
@@ -312,7 +320,9 @@ class Budgets:
         """Have a thread look after the shares, for as long as there is anything in them."""
         if self._ledger is None or self._keeper is not None:
             return
-        self._keeper = threading.Thread(target=_keep, args=[ref(self)], name="keyrouter-budgets", daemon=True)
+        self._keeper = threading.Thread(
+            target=_keep, args=[ref(self), self._ledger, self._name], name="keyrouter-budgets", daemon=True
+        )
         with suppress(RuntimeError):  # the interpreter ends
             self._keeper.start()
 
@@ -340,11 +350,15 @@ class Budgets:
         return []
 
 
-def _keep(budgets: ref[Budgets]) -> None:
+def _keep(budgets: ref[Budgets], ledger: Recorder, name: str) -> None:
     while True:
         time.sleep(TICK_S)
         found = budgets()
-        if found is None or not found.tick():
+        if found is None:  # its router was dropped, and never closed
+            ledger.flush()
+            ledger.run(partial(allowances.release, holder=ledger.holder + name))
+            return
+        if not found.tick():
             return
         del found
 
@@ -365,6 +379,7 @@ def _costs_as(key: Key) -> object:
     return key.provider, key.base_url, key.price_multiplier, tuple(key.model_map.items())
 
 
+_numbers = count()
 _all: set[ref[Budgets]] = set()
 """Not a `WeakSet`, which cannot be gone through while another thread adds to it."""
 

@@ -119,7 +119,10 @@ class NoKey(Event):
 
 @dataclass(frozen=True, slots=True)
 class BudgetReached(Event):
-    """Told once in each window of a budget: more was spent than it allows (`warn`), or a call is refused (`block`)."""
+    """Told once in each window of a budget: more was spent than it allows (`warn`), or a call is refused (`block`).
+
+    A call that is larger than the whole budget says nothing of it.
+    """
 
     budget: str
     action: str

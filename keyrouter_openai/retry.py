@@ -299,17 +299,19 @@ class Call:
         self.hedge_after = None
         twin = copy(self)
         twin._lease, twin._exchange, twin.trace = lease, None, Trace(self.request.model)
-        twin.trace.waited_s = self.trace.waited_s
+        twin.trace.waited_s, twin.expense = self.trace.waited_s, copy(self.expense)
         self._sent += 1
         self._free += 1
         return twin
 
     def lose(self) -> None:
         """The other attempt was faster, or the caller has gone: settle this one as abandoned."""
-        if self._exchange is None:
-            self.router.release(self.lease)
-        else:
+        if self._exchange is not None:
             self._exchange.fail(Failure(Fault.ABANDONED, self._exchange.status or 0, detail="hedged"))
+        elif self._lease is not None:
+            self.router.release(self._lease)
+        elif self.turn is not None:  # it has put its lease back, to wait for a budget, and is in the queue again
+            self.router.leave(self.turn)
 
     def note(self, twin: Call) -> None:
         """The second attempt has lost; it belongs to the route of this call all the same."""

@@ -145,7 +145,7 @@ def pool_status(
     forecasts: tuple[ForecastStatus, ...] = (),
 ) -> PoolStatus:
     """The whole pool at monotonic time `now`; `wall` is what wall-clock time is ahead of that."""
-    reached = [share for share in shares if share.reached and share.rule.blocks]
+    reached = [share for share in shares if share.refuses]
     accounts = {state.account.name: state.account for state in pool.keys.values()}
     return PoolStatus(
         pool=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from keyrouter_openai import (
     ConfigError,
     Key,
     KeyRouterError,
+    Ledger,
     RoutedOpenAI,
     Router,
     SyncRoutedOpenAI,
@@ -118,6 +120,31 @@ def test_threads_share_a_budget_too(sim: ProviderSimulator) -> None:
         )
 
 
+def test_clients_that_share_a_ledger_share_a_budget_and_those_that_are_dropped_keep_nothing_of_it(
+    sim: ProviderSimulator, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "usage.db")
+
+    def ask_once(client: SyncRoutedOpenAI, cap: int = 100) -> SyncRoutedOpenAI:
+        create: Any = client.chat.completions.create
+        create(model=MODEL, messages=messages(), max_tokens=cap)
+        ledger.flush()
+        return client
+
+    def new() -> SyncRoutedOpenAI:
+        return SyncRoutedOpenAI(keys=keys_of(sim), budgets=[Budget(usd=1)], ledger=ledger, timeout=60.0)
+
+    with ask_once(new()), ask_once(new()) as second:
+        ask_once(second)
+        assert second.router.status().budgets[0].spent_usd <= billed(sim) / 1e6
+    for _ in range(20):
+        ask_once(new())
+        gc.collect()
+    with new() as client:
+        ask_once(client, cap=80_000)  # 0.80 of the 0.96 that are left
+    ledger.close()
+
+
 async def test_what_was_reserved_and_not_used_is_there_for_others(sim: ProviderSimulator) -> None:
     async with new_client(sim, Budget(usd=0.05)) as client:
         for _ in range(30):  # each may cost four cents, and costs a twentieth of one
@@ -177,6 +204,25 @@ async def test_another_key_serves_where_the_budget_of_one_is_used_up(sim: Provid
         status = client.router.status().key("a")
         assert status.reason == "budget 'a-day' is reached" and status.until is not None
         assert client.router.status().key("b").until is None
+
+
+async def test_a_key_is_not_exhausted_by_a_call_that_was_too_large(sim: ProviderSimulator) -> None:
+    budgets = Budget(usd=0.004, scope="key:a"), Budget(usd=0.004, scope="key:b")
+    async with new_client(sim, *budgets) as client:
+        events: list[Event] = []
+        client.router.on_event(events.append)
+        with pytest.raises(BudgetExceeded):
+            await ask(client, max_tokens=100_000)  # a dollar
+        assert not [event for event in events if isinstance(event, BudgetReached)]
+        await ask(client)
+        with pytest.raises(BudgetExceeded):
+            await ask(client, max_tokens=200)  # fits in a budget, and then no more in what is left
+            await ask(client, max_tokens=200)
+            await ask(client, max_tokens=200)
+        assert "exhausted" in {key.state for key in client.router.status().keys}
+        for _ in range(2):
+            await ask(client, "hi", max_tokens=1)  # both still serve
+        assert {key.state for key in client.router.status().keys} == {"available"}
 
 
 async def test_a_budget_may_be_for_a_tag_or_a_model(sim: ProviderSimulator) -> None:

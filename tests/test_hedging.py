@@ -11,7 +11,18 @@ import anyio
 import openai
 import pytest
 
-from keyrouter_openai import ConfigError, Key, Ledger, Limits, RoutedOpenAI, Router, SyncRoutedOpenAI, route_of, routing
+from keyrouter_openai import (
+    Budget,
+    ConfigError,
+    Key,
+    Ledger,
+    Limits,
+    RoutedOpenAI,
+    Router,
+    SyncRoutedOpenAI,
+    route_of,
+    routing,
+)
 from keyrouter_openai.events import AttemptStarted, Event
 from keyrouter_openai.testing import Latency, ProviderSimulator, SimAccount
 
@@ -269,3 +280,15 @@ def test_the_sync_client_says_that_it_does_not_hedge(anyio_backend: str) -> None
     client = SyncRoutedOpenAI(keys=["sk-1", "sk-2"], ledger=None)
     with pytest.raises(ConfigError, match="RoutedOpenAI"):
         client.with_routing(hedge_after=1.0).models.list()
+
+
+async def test_a_second_attempt_that_a_budget_has_no_room_for_harms_no_call() -> None:
+    with ProviderSimulator([SimAccount("A"), SimAccount("B")], latency=Latency(first_byte=LATE)) as sim:
+        keys = [Key(name=name[0], secret=key, base_url=sim.url, account=name[0]) for name, key in sim.keys.items()]
+        budgets = [Budget(usd=0.004)]  # room for one attempt at a time
+        async with RoutedOpenAI(keys=keys, budgets=budgets, hedge_after=SOON, ledger=None, timeout=5.0) as client:
+            create: Any = client.chat.completions.create
+            answer = await create(model="gpt-4o", max_tokens=250, messages=[{"role": "user", "content": "word " * 200}])
+            assert answer.usage.total_tokens == 500
+            assert sim.count() == 1
+            assert client.router.status().in_flight == 0

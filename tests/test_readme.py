@@ -79,7 +79,14 @@ def test_the_commands_run(tmp_path: Path) -> None:
                 continue
             typed = next(secrets) if " add " in command else ""
             done = subprocess.run(
-                command.split(), env=environ, input=typed, capture_output=True, text=True, timeout=60, check=False
+                command.split(),
+                cwd=tmp_path,
+                env=environ,
+                input=typed,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         assert sim.by_key() == dict.fromkeys(sim.keys, 1), "keys test"

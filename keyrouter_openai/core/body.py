@@ -26,6 +26,7 @@ _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LISTS = (list, tuple)
 ATTACHMENTS = ("image_url", "input_image", "input_audio", "file", "input_file")
 """Types of the parts of a message that are no text."""
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,")
 
 _DECODER = json.JSONDecoder()
 _TIER = re.compile(rb'"service_tier"\s*:\s*"([a-z_]{1,40})"')
@@ -185,7 +186,7 @@ def _prompt(body: Mapping[str, object]) -> int:
     stack: list[object] = [*body.values()]
     for item in stack:  # which grows as it is gone through
         if isinstance(item, str):
-            if item[:5] == "data:":
+            if is_data_url(item):
                 tokens += ATTACHMENT_TOKENS
             else:
                 chars += len(item)
@@ -202,6 +203,11 @@ def _prompt(body: Mapping[str, object]) -> int:
             else:
                 stack += items
     return tokens - (-chars // CHARS_PER_TOKEN)
+
+
+def is_data_url(text: str) -> bool:
+    """Whether this is the content of an attachment, and no text that happens to begin like one."""
+    return text[:5] == "data:" and _DATA_URL.match(text) is not None and " " not in text
 
 
 def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from math import ceil, inf
 from typing import Literal, NamedTuple, cast
 
-from .body import ATTACHMENT_TOKENS, ATTACHMENTS
+from .body import ATTACHMENT_TOKENS, ATTACHMENTS, is_data_url
 from .model import Estimate, Fault, Outcome, RouteRequest, Usage
 from .price import Price, cost
 
@@ -127,13 +127,15 @@ class Share:
     """
 
     __slots__ = (
-        *("asked", "granted", "holders", "least", "left", "looked", "reached", "reserved", "rule", "settled"),
-        *("spent", "stale", "used", "waiting", "wanted", "window", "written"),
+        *("asked", "granted", "holder", "holders", "least", "left", "lent", "looked", "reached", "refuses", "reserved"),
+        *("rule", "settled", "spent", "stale", "used", "waiting", "wanted", "window", "written"),
     )
 
-    def __init__(self, rule: Rule, window: Window, *, alone: bool) -> None:
+    def __init__(self, rule: Rule, window: Window, *, alone: bool, holder: str = "") -> None:
         self.rule = rule
         self.window = window
+        self.holder = holder
+        """Whose it is, of those in this process."""
         self.looked = alone
         """It is known what was spent before; there is nothing to know without a ledger."""
         self.granted = rule.microusd if alone else 0
@@ -149,6 +151,8 @@ class Share:
         """What was granted when the ledger was asked the last time."""
         self.left = rule.microusd
         """Set aside for nobody, at the last look."""
+        self.lent = 0
+        """That part of `granted` of which the ledger knows nothing: see `lend`."""
         self.holders = 1
         """Processes for which something was set aside by then, this one counted."""
         self.stale = not alone
@@ -159,6 +163,8 @@ class Share:
         """Since `spare` was last called."""
         self.reached = False
         """It was told that the budget is reached."""
+        self.refuses = False
+        """The last call that it concerned was refused."""
         self.waiting: dict[Callable[[], None], int] = {}
         """Those that wait for what is reserved to come back: what to call, and what they need."""
 
@@ -186,12 +192,13 @@ class Share:
         """What to ask for now beyond what is free: for all that wait, and for the one that needs least."""
         if self.waiting:
             self.want(min(self.waiting.values()))
-        free, wanted, self.wanted = self.free, self.wanted, 0
-        self.asked = self.granted
+        free, wanted, self.wanted = self.free - self.lent, self.wanted, 0
+        self.asked = self.granted - self.lent
         return max(wanted - free, 0), max(self.least - free, 0)
 
     def reserve(self, amount: int) -> None:
         """Set aside what an attempt may cost."""
+        self.refuses = False
         self.reserved += amount
         self.used = True
 
@@ -206,19 +213,21 @@ class Share:
         self.looked, self.stale = True, False
         self.spent, self.written = spent, self.asked + granted - own
         self.left, self.holders = left, holders
-        self.granted += granted
+        self.granted += granted - self.lent
+        self.lent = 0
 
     def lend(self) -> None:
-        """The ledger cannot be asked: go on with this process's part of what was set aside for nobody."""
-        self.granted += self.left // self.holders
-        self.left = 0
+        """The ledger cannot be asked: go on with this process's part of what was set aside for nobody, until it can."""
+        lent, self.left = self.left // self.holders, 0
+        self.granted += lent
+        self.lent += lent
 
     def spare(self) -> int:
         """Take what lies idle, to be given back: all if nothing has used it since the last time."""
         kept = self.left // (EASING * self.holders) if self.used else 0
         self.stale = self.stale or self.used
         self.used = False
-        spare = max(self.free - kept, 0)
+        spare = max(self.free - self.lent - kept, 0)
         self.granted -= spare
         return spare
 
@@ -274,9 +283,9 @@ class Spending(NamedTuple):
     outlay: Outlay
 
     @property
-    def charges(self) -> tuple[tuple[str, int], ...]:
+    def charges(self) -> tuple[tuple[str, int, str], ...]:
         """The budgets that it is charged to, as the ledger records them."""
-        return tuple([(share.rule.id, share.window.start) for share in self.shares])
+        return tuple([(share.rule.id, share.window.start, share.holder) for share in self.shares])
 
     def charge(self, outcome: Outcome, cost: int | None) -> int | None:
         """What to charge for an attempt: its `cost` if that is exact, else what it may have been billed."""
@@ -335,7 +344,7 @@ def most_prompt(body: object) -> int:
     stack: list[object] = [body]
     for item in stack:  # which grows as it is gone through
         if isinstance(item, str):
-            if item[:5] == "data:":
+            if is_data_url(item):
                 tokens += 2 * ATTACHMENT_TOKENS
             else:
                 size += len(item) if item.isascii() else len(item.encode("utf-8", "replace"))

@@ -193,8 +193,9 @@ class Attempt(NamedTuple):
     """Seconds the call had waited for capacity before this attempt."""
     provider_request_id: str | None = None
     tags: Mapping[str, str] = MappingProxyType({})
-    budgets: tuple[tuple[str, int], ...] = ()
-    """The budgets that it is charged to: of each the id, and the start of its window in seconds since the epoch."""
+    budgets: tuple[tuple[str, int, str], ...] = ()
+    """The budgets that it is charged to: of each the id, the start of its window in seconds since the epoch, and
+    whose allowance it is (see `ledger.allowances`)."""
 
 
 class RouteRequest(NamedTuple):

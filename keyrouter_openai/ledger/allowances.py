@@ -1,7 +1,8 @@
 """What processes may spend of budgets, set aside for them in the ledger before they spend it.
 
-Of each budget and window the ledger knows what was spent (`budget_windows`) and what is set aside for each process
-(`allowances`). Both together never exceed the budget when something is granted, so all processes together never do.
+Of each budget and window the ledger knows what was spent (`budget_windows`) and what is set aside for each router of
+each process (`allowances`; a holder is the name of the process's journal, and what the router adds to it). Both
+together never exceed the budget when something is granted, so all processes together never do.
 """
 
 from __future__ import annotations
@@ -71,26 +72,33 @@ def charging(holder: str, attempts: Sequence[Attempt]) -> list[Change]:
 
     A window that nobody has looked at yet is not charged: the first look adds up what is written.
     """
-    sums: dict[tuple[str, int], int] = defaultdict(int)
+    sums: dict[tuple[str, int, str], int] = defaultdict(int)
     for attempt in attempts:
         if attempt.budgets and attempt.cost_microusd:
             for charged in attempt.budgets:
                 sums[charged] += attempt.cost_microusd
     if not sums:
         return []
-    rows = [(cost, budget, window) for (budget, window), cost in sums.items()]
     return [
-        ("update budget_windows set spent_microusd = spent_microusd + ? where budget = ? and window = ?", rows),
+        (
+            "update budget_windows set spent_microusd = spent_microusd + ? where budget = ? and window = ?",
+            [(cost, budget, window) for (budget, window, _), cost in sums.items()],
+        ),
         (
             "update allowances set microusd = microusd - ? where budget = ? and window = ? and holder = ?",
-            [(*row, holder) for row in rows],
+            [(cost, budget, window, holder + own) for (budget, window, own), cost in sums.items()],
         ),
     ]
 
 
 def releasing(holder: str) -> list[Change]:
     """What gives back all that is set aside for a process which has ended, after its attempts were charged."""
-    return [("delete from allowances where holder = ?", [(holder,)])]
+    return [("delete from allowances where holder = ? or holder like ? || '/%'", [(holder, holder)])]
+
+
+def release(connection: sqlite3.Connection, holder: str) -> None:
+    """Give back all that is set aside for a router that is no more, after its attempts were charged."""
+    connection.execute("delete from allowances where holder = ?", (holder,))
 
 
 def _grant(connection: sqlite3.Connection, holder: str, wish: Wish) -> Grant:

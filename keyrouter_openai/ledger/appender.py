@@ -183,7 +183,7 @@ def _leaving(*holders: str) -> list[memory.Change]:
 def _gone(connection: sqlite3.Connection, path: Path) -> list[str]:
     """Those who are in the tables of processes that live, and have no journal."""
     holders = connection.execute("select holder from allowances union select holder from live")
-    return [holder for (holder,) in holders if not is_alive(path, holder)]
+    return [holder for (holder,) in holders if not is_alive(path, holder.partition("/")[0])]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

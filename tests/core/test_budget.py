@@ -123,6 +123,20 @@ def test_a_process_keeps_little_that_it_does_not_use_and_nothing_when_idle() -> 
     assert own.free == 0
 
 
+def test_what_was_lent_while_the_ledger_could_not_be_asked_is_not_there_twice() -> None:
+    own = share(1)
+    own.want(100_000)
+    own.wish()
+    own.lend()
+    own.reserve(100_000)
+    own.settle(100_000, 80_000)
+    assert (own.free, own.spare()) == (920_000, 0)  # the ledger has set nothing aside that could be given back
+    own.want(50_000)
+    assert own.wish() == (130_000, 130_000)  # what was spent of it is to be set aside too, until it is written
+    own.learn(spent=0, left=750_000, granted=250_000, own=250_000, holders=1)
+    assert (own.free, own.surely_spent) == (170_000, 80_000)
+
+
 def test_those_who_wait_are_woken_in_turn_as_far_as_there_is_room_or_if_there_will_never_be() -> None:
     own, woken = share(1, alone=True), list[str]()
     own.reserve(1_000_000)
@@ -178,7 +192,13 @@ def test_a_prompt_is_taken_to_have_a_token_for_every_two_bytes(text: str) -> Non
 def test_attachments_do_not_count_by_their_bytes_and_tokens_count_as_such() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
     assert 1000 < most_prompt({"messages": [{"role": "user", "content": [image]}]}) < 10_000
+    assert most_prompt({"image": f"data:image/png;base64,{'iVBORw0KGgo' * 9_000}"}) < 10_000
     assert most_prompt({"input": [1, 2, 3]}) == 3 + 3
+
+
+@pytest.mark.parametrize("head", ["data:", "data: ", "data:text/csv\n", "data:image/png;base64, what is this? "])
+def test_a_text_that_begins_as_a_data_url_does_is_a_text(head: str) -> None:
+    assert most_prompt({"input": head + "17;4;23\n" * 10_000}) >= 40_000
 
 
 def test_an_answer_has_at_most_its_cap_or_else_what_answers_of_its_model_rarely_exceed() -> None:
