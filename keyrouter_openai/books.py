@@ -57,6 +57,8 @@ class Books:
             cost, told = self._budgets.settle(lease, outcome, cost)
         if self._ledger is not None:
             attempt = attempt_of(lease, outcome, cost, pool=self._name, started_at=started_at, waited_s=waited_s)
+            if attempt.usage is not None and attempt.price_source is None:
+                self._prices.expect(attempt, lease.key)
             self._ledger.record(attempt)
         return told
 

@@ -108,10 +108,11 @@ class Budget(Declared):
     def rule(self, pool: str) -> Rule:
         """The budget as it is enforced for a pool."""
         kind, _, value = self.scope.partition(":")
+        place = "" if self.zone == "UTC" else f" in {self.zone}"
         return Rule(
             # A name means something in its pool alone, as those of keys do.
             id=f"{pool}/{self.name or f'{self.scope}/{self.per}/{self.zone}'}",
-            name=self.name or f"{self.scope} per {self.per}",
+            name=self.name or f"{self.scope} per {self.per}{place}",
             pool=pool,
             microusd=int(self.usd * 1_000_000),
             per=self.per,

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import cast
 from weakref import ref
 
 from .budget import Budget
@@ -49,7 +50,7 @@ class Budgets:
         later: has work done under the router's lock, now or soon, and tells the events that it returns.
 
     Raises:
-        ConfigError: two budgets are the same, or have one name.
+        ConfigError: there is something else among them, two budgets are the same, or have one name.
     """
 
     def __init__(
@@ -62,6 +63,11 @@ class Budgets:
         keys: Callable[[], Mapping[str, Key]],
         later: Callable[[Callable[[], list[Event] | None]], None],
     ) -> None:
+        given = cast("object", declared)  # what users pass is checked here, whatever the annotations say
+        if not isinstance(given, Sequence) or not all(
+            isinstance(each, Budget) for each in cast("Sequence[object]", given)
+        ):
+            raise ConfigError(f"budgets={declared!r}: give a list of them, such as [Budget(usd=50)]")
         self.declared = tuple(declared)
         self.rules = [budget.rule(pool) for budget in declared]
         ids = [rule.id for rule in self.rules]

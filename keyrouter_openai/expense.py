@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 """Seconds after which a call looks again whether any of several budgets has room for it."""
+LONGEST_REST_S = 1.0
+"""Seconds after which a call that waits for what others have reserved looks whether some was dropped: a finalizer, as
+of a stream that nobody closed, wakes nobody."""
 
 _DEAR_TIERS = ("priority", "fast")
 """Service tiers that cost more than the standard one, if the answer comes by them (OpenAI's pricing page)."""
@@ -93,7 +96,7 @@ class Expense:
         if short.final or patience <= 0.0:
             self.short = short
             call.give_up(short)
-        return patience
+        return min(patience, LONGEST_REST_S)
 
     def leave(self, wake: Callable[[], None]) -> None:
         """The call waits no longer."""

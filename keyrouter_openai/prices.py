@@ -64,6 +64,8 @@ class Prices:
         self._on_unknown = on_unknown
         self._found: dict[tuple[object, ...], Listing] = {}
         self._told: set[tuple[str, str]] = set()
+        self._late: dict[tuple[str, int], Key] = {}
+        """With which key attempts were made that are still to be priced: other routers may have keys of that name."""
         _in_use.add(ref(self, _in_use.discard))
 
     def known(self, key: Key, model: str | None, tier: str | None = None) -> Price | None:
@@ -102,6 +104,15 @@ class Prices:
         if not quiet:
             self._tell(key.provider, name)
         return Cost(None, UNKNOWN)
+
+    def expect(self, attempt: Attempt, key: Key) -> None:
+        """An attempt goes to the ledger to be priced there."""
+        if len(self._late) < _MOST_KEPT:
+            self._late[attempt.request_id, attempt.number] = key
+
+    def expected(self, attempt: Attempt) -> Key | None:
+        """The key of an attempt that `expect` was told of; it is asked for once."""
+        return self._late.pop((attempt.request_id, attempt.number), None)
 
     def key_of(self, attempt: Attempt) -> Key | None:
         """The key that an attempt was made with, if it is one of these."""
@@ -143,11 +154,12 @@ class Prices:
 def price_late(attempt: Attempt) -> Attempt:
     """An attempt with its cost, for a ledger that is about to write it. Blocks until the table is loaded."""
     _table.load()
-    for reference in _in_use.copy():
-        prices = reference()
-        if prices is not None and (key := prices.key_of(attempt)) is not None:
-            microusd, source = prices.cost(key, attempt.model, attempt, attempt.at)
-            return attempt._replace(cost_microusd=microusd, price_source=source)
+    in_use = [prices for reference in _in_use.copy() if (prices := reference()) is not None]
+    for find in (Prices.expected, Prices.key_of):  # the second for those that a killed process has left
+        for prices in in_use:
+            if (key := find(prices, attempt)) is not None:
+                microusd, source = prices.cost(key, attempt.model, attempt, attempt.at)
+                return attempt._replace(cost_microusd=microusd, price_source=source)
     return attempt
 
 

@@ -434,6 +434,9 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
     key = Key(name="a", secret="sk-1")
     with pytest.raises(ConfigError, match="budget 'pool per day' is given twice"):
         RoutedOpenAI(keys=[key], budgets=[Budget(usd=1), Budget(usd=2)])
+    for wrong in (Budget(usd=1), [{"usd": 1}], {"usd": 1}, "pool", 5):
+        with pytest.raises(ConfigError, match=r"budgets=.*: give a list of them, such as \[Budget\(usd=50\)\]"):
+            RoutedOpenAI(keys=[key], budgets=wrong)  # pyright: ignore[reportArgumentType]
     client = RoutedOpenAI(keys=[key], budgets=[Budget(usd=1), Budget(usd=2, name="other")])
     with pytest.raises(ConfigError, match=r"a copy shares .* budgets: give .* budgets= to the constructor"):
         client.copy(budgets=[Budget(usd=1)])
@@ -442,7 +445,14 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
     assert client.copy(keys=["sk-2"]).router.budgets is not None
 
 
+async def test_a_call_without_the_tag_concerns_no_budget_of_it(sim: ProviderSimulator) -> None:
+    async with new_client(sim, Budget(usd="0.000001", scope="tag:tenant=None")) as client:
+        await ask(client)
+
+
 def test_amounts_are_meant_as_they_are_written() -> None:
     assert Budget(usd=0.1).rule("p").microusd == 100_000
     assert Budget(usd="0.123456").rule("p").microusd == 123_456
     assert Budget(usd=1, name="n").rule("p").id == "p/n"
+    assert Budget(usd=1).rule("p").name == "pool per day"
+    assert Budget(usd=1, zone="Europe/Berlin").rule("p").name == "pool per day in Europe/Berlin"

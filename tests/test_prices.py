@@ -18,8 +18,9 @@ import pytest
 
 from keyrouter_openai import Key, Ledger, RoutedOpenAI, Router, SyncRoutedOpenAI, route_of
 from keyrouter_openai.clock import SystemClock
+from keyrouter_openai.core.model import Attempt, Fault, Usage
 from keyrouter_openai.events import Event, UnknownPrice
-from keyrouter_openai.prices import Prices
+from keyrouter_openai.prices import Prices, price_late
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
 
 from .life.support import Program
@@ -248,6 +249,22 @@ def test_the_first_call_of_a_program_is_priced_though_the_table_comes_later(prog
         client.chat.completions.create(**CHAT)
     """)
     assert_priced(program.ledger.attempts()[0])
+
+
+def test_a_call_is_priced_late_for_the_key_that_made_it_and_not_for_another_of_its_name(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "usage.db")) as ledger:
+        attempts: list[Attempt] = []
+        routers: list[Router] = []
+        for number, multiplier in enumerate((1, 10, 100), 1):
+            key = Key(name="key-1", secret="sk", price_multiplier=multiplier)
+            router = Router([key], ledger=ledger)
+            used = Attempt(
+                1e9, f"call-{number}", 1, "default", "key-1", "a", "openai", "/x", Fault.NONE, model="gpt-4o"
+            )
+            attempts.append(used._replace(usage=Usage(prompt=1_000_000)))
+            router.prices.expect(attempts[-1], key)
+            routers.append(router)
+        assert [price_late(attempt).cost_microusd for attempt in attempts] == [2_500_000, 25_000_000, 250_000_000]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork there")

@@ -106,7 +106,7 @@ def reconcile(
     whole days in UTC. Its keys are known by the ends of their secrets, which are in the vault, or by --map. Keys of the
     ledger that the organization does not have are listed, and not compared.
 
-    The exit code is 1 if a line, or all of them together, differ by more than the tolerance.
+    The exit code is 1 if a line, or all of them together, differ by more than the tolerance, or none could be compared.
 
     With --json, an array of objects, one for each difference: what --by tells apart, billed_requests,
     recorded_requests, billed_prompt_tokens, recorded_prompt_tokens, billed_completion_tokens,
@@ -140,7 +140,12 @@ def reconcile(
         print_rows(rows, as_json=as_json, formats=dict.fromkeys(("billed_usd", "recorded_usd", "difference_usd"), _usd))
     off = sum(each.microusd for each in differences)
     click.echo(_sum_up(bill, differences, off), err=True)
-    if any(abs(microusd) > tolerance * MILLION for microusd in (off, *(each.microusd for each in differences))):
+    nothing = not any(each.requests for each in bill.lines.values()) and any(
+        each.billed is None for each in differences
+    )
+    if nothing or any(
+        abs(microusd) > tolerance * MILLION for microusd in (off, *(each.microusd for each in differences))
+    ):
         raise click.exceptions.Exit(1)
 
 
@@ -243,8 +248,13 @@ def _sum_up(bill: Bill, differences: Sequence[Difference], off: int) -> str:
     requests = sum(each.requests for each in bill.lines.values())
     usd = sum((each.usd for each in bill.lines.values()), Decimal(0))
     billed = f"Billed requests: {requests:,}, US dollars: {_usd(float(usd))}."
-    compared = sum(each.billed is not None for each in differences)
-    if not compared:
-        return f"{billed} The ledger agrees."
-    ledger = f"{_usd(abs(off) / MILLION)} {'more' if off < 0 else 'less'}" if off else "as much"
-    return f"{billed} The ledger has {ledger}; lines that differ: {compared}."
+    differ = sum(each.billed is not None for each in differences)
+    if differ:
+        ledger = f"{_usd(abs(off) / MILLION)} {'more' if off < 0 else 'less'}" if off else "as much"
+        told = f"{billed} The ledger has {ledger}; lines that differ: {differ}."
+    elif requests or not differences:
+        told = f"{billed} The ledger agrees."
+    else:
+        told = f"{billed} Nothing could be compared."
+    apart = len(differences) - differ
+    return f"{told} Lines that were not compared: {apart}." if apart else told

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import inf
 from typing import Any, NamedTuple, cast
 
 from .model import Estimate, Usage
@@ -21,6 +20,10 @@ CHARS_PER_TOKEN = 4
 ATTACHMENT_TOKENS = 1000
 """A guess for any image, recording or document: its size is not in its bytes. Of an image of 1024 x 1024 gpt-4o
 makes 765 tokens, and Claude makes up to 1,600 of one (their guides to images)."""
+
+_MOST_TOKENS = 10**12
+_MOST_USD = 10**6
+"""What an answer says beyond these is no count and no price: the sums of a ledger have 63 bits."""
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LISTS = (list, tuple)
@@ -90,7 +93,11 @@ def read_usage(usage: Mapping[str, Any]) -> Usage | None:
     completion = usage.get("completion_tokens", usage.get("output_tokens"))
     if not isinstance(prompt, int) and not isinstance(completion, int):
         seconds = usage.get("seconds")
-        return Usage(seconds=float(seconds)) if isinstance(seconds, int | float) and 0 <= seconds < inf else None
+        return (
+            Usage(seconds=float(seconds)) if isinstance(seconds, int | float) and 0 <= seconds <= _MOST_TOKENS else None
+        )
+    if any(isinstance(count, int) and count > _MOST_TOKENS for count in (prompt, completion)):
+        return None
     before = _details(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     after = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
     kept, reused = _details(usage, "cache_creation"), _details(before, "cached_tokens_details")
@@ -128,12 +135,12 @@ def read_stated(usage: Mapping[str, Any]) -> int | None:
     cost tracking).
     """
     ticks = usage.get("cost_in_usd_ticks")
-    if isinstance(ticks, int) and ticks >= 0:
+    if isinstance(ticks, int) and 0 <= ticks <= _MOST_USD * 10**10:
         return round(Fraction(ticks, 10_000))
     parts = [usage.get("cost")]
     if usage.get("is_byok") is True:
         parts.append(_details(usage, "cost_details").get("upstream_inference_cost"))
-    if not all(isinstance(part, int | float) and 0 <= part < inf for part in parts):
+    if not all(isinstance(part, int | float) and 0 <= part <= _MOST_USD for part in parts):
         return None
     return round(sum(Fraction(str(part)) for part in parts) * 1_000_000)
 
@@ -221,6 +228,6 @@ def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 def _count(fields: Mapping[str, Any], *names: str) -> int:
     for name in names:
         value = fields.get(name)
-        if isinstance(value, int) and value >= 0:
+        if isinstance(value, int) and 0 <= value <= _MOST_TOKENS:
             return value
     return 0

@@ -100,7 +100,7 @@ class Rule:
             return account == self.value
         if self.kind == "tag":
             tag, _, value = self.value.partition("=")
-            return str(request.tags.get(tag)) == value
+            return tag in request.tags and str(request.tags[tag]) == value
         return fnmatchcase(request.model or "", self.value)
 
     def window(self, at: float) -> Window:

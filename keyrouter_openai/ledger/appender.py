@@ -152,7 +152,7 @@ def _put(connection: sqlite3.Connection, attempts: Sequence[Attempt], changes: S
 
 def _put_rows(connection: sqlite3.Connection, attempts: Sequence[Row], changes: Sequence[memory.Change]) -> None:
     if attempts:
-        after = rollups.last_row(connection)
+        after = rollups.last_added(connection)
         _insert(connection, attempts)
         rollups.add(connection, after)
     for sql, rows in changes:

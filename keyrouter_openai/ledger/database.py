@@ -96,6 +96,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection | None, None, None]:
         # mode=ro makes -wal and -shm where it can, and leaves them behind.
         mode = "mode=rw" if os.access(path.parent, os.W_OK) else _unchanging_mode(path)
         with closing(_connect(path, mode)) as connection:
+            connection.text_factory = _text  # JSON may have half of a surrogate pair, which SQLite makes no UTF-8 of
             yield connection
 
 
@@ -148,6 +149,10 @@ def _version_on_disk(path: Path) -> int:
             f"{SCHEMA_VERSION}): upgrade, or point KEYROUTER_DB at another file"
         )
     return version
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode(errors="replace")
 
 
 def _unchanging_mode(path: Path) -> str:

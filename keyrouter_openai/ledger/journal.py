@@ -95,7 +95,7 @@ class Journal:
         self.name = secrets.token_hex(8)
         self.problem: OSError | None = None
         """Why the last record could not be appended."""
-        self._database = database
+        self._database = database.resolve()  # where SQLite too keeps what belongs to it
         self._lock = RLock()
         self._moving = False
         self._begin()
@@ -276,6 +276,7 @@ def take_in(database: Path, write: Callable[[str, list[Attempt]], None]) -> None
 
     Those without an end are as they were to stand. Raises what `write` raises; that journal stays.
     """
+    database = database.resolve()
     for path in _journals(database):
         try:
             descriptor = os.open(path, os.O_RDWR | _BINARY)
@@ -297,12 +298,12 @@ def take_in(database: Path, write: Callable[[str, list[Attempt]], None]) -> None
 
 def is_alive(database: Path, name: str) -> bool:
     """Whether there is a journal of that name."""
-    return _path(database, name).exists()
+    return _path(database.resolve(), name).exists()
 
 
 def is_in_use(database: Path) -> bool:
     """Whether there are journals; after `take_in` those of processes that live."""
-    return bool(_journals(database))
+    return bool(_journals(database.resolve()))
 
 
 def _journals(database: Path) -> list[Path]:

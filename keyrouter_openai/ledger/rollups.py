@@ -37,11 +37,20 @@ _ADD = f"""
 """
 
 
-def last_row(connection: sqlite3.Connection) -> int:
-    """The id of the row that came last; those of this transaction come after it."""
-    return connection.execute("select coalesce(max(id), 0) from attempts").fetchone()[0]
+_LAST_ROW = "(select coalesce(max(id), 0) from attempts)"
+_LAST_ADDED = f"select min(last, {_LAST_ROW}) from rolled_up"
+"""Ids of rows that were cleared away are given anew."""
+
+
+def last_added(connection: sqlite3.Connection) -> int:
+    """The id of the last row that is in the hours.
+
+    Others may have come after it: programs with an older schema, that run while it is brought up to date, write on.
+    """
+    return connection.execute(_LAST_ADDED).fetchone()[0]
 
 
 def add(connection: sqlite3.Connection, after: int) -> None:
-    """Add the rows of this transaction, which come after one, to the hours."""
+    """Add the rows that come after one to the hours."""
     connection.execute(_ADD, (after,))
+    connection.execute(f"update rolled_up set last = {_LAST_ROW}")

@@ -71,6 +71,8 @@ _MONEY = (
     ) without rowid
     """,
     f"insert into hours {ADDED_UP.replace('?', '0')}",
+    "create table rolled_up (last integer not null)",
+    "insert into rolled_up select coalesce(max(id), 0) from attempts",
     """
     create table budget_windows (
         budget text not null, window integer not null, spent_microusd integer not null, primary key (budget, window)

@@ -57,6 +57,7 @@ def watch(path: Path, until: float) -> None:
 
 def running(path: Path) -> set[str]:
     """The programs that have a journal beside the file, as they do while they run."""
+    path = path.resolve()
     journals = path.parent.glob(f"{escape(path.name)}.journal-*")
     return {journal.name.removeprefix(f"{path.name}.journal-").removesuffix(".2") for journal in journals}
 

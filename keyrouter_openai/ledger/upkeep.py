@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from . import rollups
 from .appender import recover, transaction
 from .database import opened, reading
 from .journal import is_in_use
@@ -57,6 +58,8 @@ def compact(path: Path, before: float) -> Compacted:
     size = path.stat().st_size
     deleted = 0
     with opened(path) as connection:
+        with transaction(connection):
+            rollups.add(connection, rollups.last_added(connection))
         while True:
             began = time.monotonic()
             with transaction(connection):

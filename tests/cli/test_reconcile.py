@@ -323,6 +323,20 @@ class TestKeys:
         assert "not compared" in reasons(reconcile("--tolerance", "0"))
         assert reconcile("--tolerance", "0", "--by", "day,model")[0]["recorded_requests"] == 1
 
+    def test_what_was_not_compared_does_not_agree(
+        self, cli: Cli, sim: ProviderSimulator, reconcile: Callable[..., Any]
+    ) -> None:
+        cli.add("X1", "--base-url", sim.url, secret=sim.keys["X/key-1"])
+        with routed() as client:
+            ask(client.with_routing(key="X1"))
+        assert "not compared" in reasons(reconcile(exit_code=1))
+        told = cli.run("reconcile", "--base-url", sim.url, exit_code=1).stderr
+        assert told.endswith("Nothing could be compared. Lines that were not compared: 1.\n")
+        with routed() as client:
+            ask(client.with_routing(key="A1"))
+        told = cli.run("reconcile", "--base-url", sim.url).stderr
+        assert told.endswith("The ledger agrees. Lines that were not compared: 1.\n")
+
     @pytest.mark.parametrize(
         ("shown", "found"),
         [

@@ -68,6 +68,8 @@ THOUGHT = {"prompt_tokens": 758, "completion_tokens": 102, "total_tokens": 1725}
         (THOUGHT, Usage(758, 967, reasoning=865)),
         ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8)),
         ({"type": "duration", "seconds": 3}, Usage(seconds=3)),
+        ({"prompt_tokens": 2**62, "completion_tokens": 1}, None),
+        ({"type": "duration", "seconds": 1e300}, None),
         ({}, None),
     ],
 )
@@ -94,6 +96,8 @@ def test_usage_in_a_models_text_is_not_taken_for_the_answers() -> None:
         ({"cost": None}, None),
         ({"cost": "0.1"}, None),
         ({"cost": -0.1}, None),
+        ({"cost": 1e300}, None),
+        ({"cost_in_usd_ticks": 10**30}, None),
         ({}, None),
     ],
 )

@@ -259,6 +259,21 @@ def test_what_a_killed_process_could_not_write_is_written_by_others(path: Path) 
     assert outcomes(path) == [("r1", "ok")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links take rights there")
+def test_who_has_the_file_through_a_link_is_seen_to_live_by_others(path: Path, tmp_path: Path) -> None:
+    first = Ledger(path)
+    sql = "insert into allowances (budget, window, holder, microusd) values ('b', 0, ?, 5)"
+    first.run(lambda connection: connection.execute(sql, (first.holder,))).result(30)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "usage.db"
+    link.symlink_to(path)
+    second = Ledger(link)
+    left = second.run(lambda connection: connection.execute("select holder from allowances").fetchall())
+    assert left.result(30) == [(first.holder,)]
+    second.close()
+    first.close()
+
+
 def test_what_was_set_aside_for_a_dead_process_is_given_back(path: Path) -> None:
     script = """
         import os, sys

@@ -107,6 +107,28 @@ def test_what_was_there_before_the_roll_ups_is_in_them(tmp_path: Path) -> None:
     assert hours_that_differ(path) == 0
 
 
+def test_what_a_program_of_an_older_version_goes_on_to_write_is_added_up(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "usage.db")
+    ledger.record(attempt(at=START))
+    assert ledger.flush(30)
+    with closing(sqlite3.connect(ledger.path)) as old, old:
+        names = [name for _, name, *_ in old.execute("pragma table_info(attempts)")][1:]
+        columns = ", ".join(name for name in names if name not in ("image_tokens", "service_tier"))
+        old.execute(f"insert into attempts ({columns}) select {columns} from attempts")
+    ledger.record(attempt(at=START, request_id="r2"))
+    ledger.close()
+    assert ledger.summary("key")[0]["attempts"] == 3
+    assert check(ledger.path) == []
+
+
+def test_a_tag_that_is_no_utf_8_spoils_no_sums(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "usage.db")
+    for value in ("\ud800", "x"):
+        ledger.record(attempt(tags={"tenant": value}))
+    ledger.close()
+    assert [row["attempts"] for row in ledger.summary("tag:tenant")] == [1, 1]
+
+
 def test_old_rows_go_and_their_sums_stay(ledger: Ledger) -> None:
     before = {by: ledger.summary(by) for by in BY}
     cut = START + 50.5 * HOUR
