@@ -24,7 +24,8 @@ class Budget(Declared):
     given back as far as it was not used. An attempt that would go over a budget that blocks is not made: the call is
     served by a key that the budget does not concern, waits while others' reservations may still come back, or fails
     with `BudgetExceeded`. A budget is shared by all processes that declare it for the same pool on the same ledger, and
-    outlives them; without a ledger it holds within one process.
+    outlives them; without a ledger it holds within one process, and so it does for as long as a process that starts
+    cannot read or write the ledger.
 
     What is billed stays within a budget as long as no attempt costs more than was reserved for it: a prompt is taken to
     have a token for every two bytes of its text, and an answer as many as its cap (`max_tokens` and the like). Text in

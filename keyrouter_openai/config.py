@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import SecretStr
 
@@ -112,6 +112,12 @@ def _named_objective() -> str:
 def _recorder(ledger: LedgerArgument, default: Path) -> Recorder | None:
     if ledger is None or isinstance(ledger, Recorder):
         return ledger
+    # What users pass is checked here, whatever the annotations say.
+    if not isinstance(cast("object", ledger), Unset | str | os.PathLike):
+        raise ConfigError(
+            f"ledger={type(ledger).__name__}: give a path, a Ledger, None for none, or an object that has all of "
+            "`keyrouter_openai.protocols.Recorder`"
+        )
     path = default if isinstance(ledger, Unset) else Path(ledger)
     check_path(path)
     return Ledger(path)

@@ -50,6 +50,7 @@ BAD: list[tuple[str, Callable[[Path], dict[str, Any]], tuple[str, ...]]] = [
         ("https",),
     ),
     ("a ledger path that is a folder", lambda p: {"keys": KEY, "ledger": folder(p / "d")}, ("folder",)),
+    ("a ledger of another kind", lambda p: {"keys": KEY, "ledger": object()}, ("ledger=object", "Recorder")),
     ("a newer schema", lambda p: {"keys": KEY, "ledger": newer(p / "n.db")}, ("newer", "999")),
     ("a ledger that is no database", lambda p: {"keys": KEY, "ledger": no_database(p / "x.db")}, ("x.db",)),
     ("a string in place of a list", lambda _: {"keys": "sk-abc"}, ("keys=", "list")),
