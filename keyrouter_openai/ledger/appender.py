@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import TypeVar
-from weakref import WeakSet
+from weakref import ref
 
 from keyrouter_openai.core.memory import Learned, LearnedOwner
 from keyrouter_openai.core.model import Attempt
@@ -42,7 +42,7 @@ class Appender:
         self._opened: tuple[int, int] | None = None
         self._unswept = owners.SWEEP_EVERY
         """Owners written since there was last a look for those that are too many; the first finds what others left."""
-        _appenders.add(self)
+        _appenders.add(ref(self, _appenders.discard))
 
     def append(self, holder: str, attempts: Sequence[Attempt], learned: Sequence[tuple[str, Learned]]) -> None:
         """Append attempts, charge them to their budgets, and bring in what was learned, each with its pool.
@@ -194,15 +194,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-_appenders: WeakSet[Appender] = WeakSet()
+_appenders: set[ref[Appender]] = set()
+"""Not a `WeakSet`, which cannot be gone through while another thread adds to it."""
 _lock = RLock()
 """Held while any appender uses SQLite, and during a fork."""
 
 
 def _before_fork() -> None:
     _lock.acquire()
-    for appender in list(_appenders):
-        appender.close()
+    for reference in _appenders.copy():
+        if (appender := reference()) is not None:
+            appender.close()
 
 
 if sys.platform != "win32":

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
-from weakref import WeakSet
+from weakref import ref
 
 _EXIT_S = 5.0
 """Seconds that the interpreter's exit may wait for all ledgers together."""
@@ -22,11 +22,20 @@ class Closable(Protocol):
     def after_fork(self) -> None: ...
 
 
-ledgers: WeakSet[Closable] = WeakSet()
-"""All of them."""
+_ledgers: set[ref[Closable]] = set()
+"""Not a `WeakSet`, which cannot be gone through while another thread adds to it."""
 
 _exiting = False
 _before_exit: list[Callable[[], None]] = []
+
+
+def enrol(ledger: Closable) -> None:
+    """Have a ledger closed when the process ends, and told of forks."""
+    _ledgers.add(ref(ledger, _ledgers.discard))
+
+
+def _all() -> list[Closable]:
+    return [ledger for reference in _ledgers.copy() if (ledger := reference()) is not None]
 
 
 def is_exiting() -> bool:
@@ -45,12 +54,12 @@ def _close_all() -> None:
     for callback in _before_exit:
         callback()
     end = time.monotonic() + _EXIT_S
-    for ledger in list(ledgers):
+    for ledger in _all():
         ledger.close(max(0.0, end - time.monotonic()))
 
 
 def _after_fork_in_child() -> None:
-    for ledger in list(ledgers):
+    for ledger in _all():
         ledger.after_fork()
     _close_with_worker()
 

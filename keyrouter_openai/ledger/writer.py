@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
@@ -83,15 +84,15 @@ class Ledger:
         self.snapshot: Callable[[], str] | None = None
         """What is to be shown, about once a second, to those who watch."""
         self._begin()
-        exits.ledgers.add(self)
+        exits.enrol(self)
 
     def _begin(self) -> None:
-        # A SimpleQueue, as its put() may interrupt itself: streams are recorded by their finalizers.
+        # SimpleQueues, as their put() may interrupt anything: streams are recorded by their finalizers.
         self._inbox: SimpleQueue[_Lesson | _Flush | _Work | None] = SimpleQueue()
         self._backlog = Backlog(self.path)
         self._nudged = False
         """The thread knows that there are attempts."""
-        self._hurry = Event()
+        self._hurry: SimpleQueue[None] = SimpleQueue()
         """Somebody waits for the file: no gathering now."""
         self._starting = Lock()
         self._thread: Thread | None = None
@@ -258,7 +259,7 @@ class Ledger:
     def _ask(self, request: _Flush | _Work) -> bool:
         """Send a request to the thread; whether there is one."""
         self._inbox.put(request)
-        self._hurry.set()
+        self._hurry.put(None)
         return self._ensure_thread()
 
     def _nothing_to_do(self) -> bool:
@@ -303,8 +304,9 @@ class Ledger:
         try:
             item = self._inbox.get(timeout=timeout)
             if not isinstance(item, _Flush | _Work):
-                self._hurry.wait(_GATHER_S)
-            self._hurry.clear()
+                with suppress(Empty):
+                    self._hurry.get(timeout=_GATHER_S)
+            self._hurry = SimpleQueue()  # whoever has put something into the old one is in the inbox already
             self._nudged = False
             while True:
                 came = True
