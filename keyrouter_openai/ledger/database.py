@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 from keyrouter_openai.errors import ConfigError
 
@@ -24,6 +25,9 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away, or restore a copy",
     sqlite3.SQLITE_NOTADB: "it is no SQLite database: use another file",
 }
+
+
+_making = Lock()
 
 
 def default_path() -> Path:
@@ -70,7 +74,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     check_path(path)
     _check_writable(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
+    # One thread after another: what touch() closes would take the locks along of one that has the file open already.
+    with _making, suppress(FileExistsError):
         path.touch(mode=0o600, exist_ok=False)  # SQLite gives its -wal and -shm the same mode
     connection = _connect(path, "mode=rw")
     try:
@@ -141,14 +146,21 @@ def _version_on_disk(path: Path) -> int:
     if not path.is_file():
         raise ConfigError(f"ledger {path} is no regular file: use another path")
     # Never by open(): closing a file drops the locks that SQLite holds on it elsewhere in this process.
-    with closing(_connect(path, _unchanging_mode(path))) as connection:
-        version = schema_version(connection)
+    try:
+        version = _version(path, _unchanging_mode(path))
+    except sqlite3.DatabaseError:  # whoever looks without a lock while somebody writes may see half of it
+        version = _version(path, "mode=ro")
     if version > SCHEMA_VERSION:
         raise ConfigError(
             f"ledger {path} was written by a newer keyrouter-openai (schema {version}; this one knows "
             f"{SCHEMA_VERSION}): upgrade, or point KEYROUTER_DB at another file"
         )
     return version
+
+
+def _version(path: Path, mode: str) -> int:
+    with closing(_connect(path, mode)) as connection:
+        return schema_version(connection)
 
 
 def _text(stored: bytes) -> str:
