@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
@@ -77,7 +76,7 @@ def _receipt(data: bytes, at: int, used: Mapping[str, Any]) -> Receipt:
         tier = next(filter(None, (_find_tier(data, *side) for side in sides)), None)
         if "input_tokens" in used and _SEARCH_CALL in data:
             calls = Counter(_SEARCH.findall(data))
-            usage = replace(usage, web_searches=calls[b"web"], file_searches=calls[b"file"])
+            usage = usage._replace(web_searches=calls[b"web"], file_searches=calls[b"file"])
     return Receipt(usage, find_model(data), tier, read_stated(used))
 
 

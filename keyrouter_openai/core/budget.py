@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from fnmatch import fnmatchcase
 from math import ceil, inf
@@ -329,7 +329,7 @@ def outlay_of(price: Price, most: Usage, prompt: float) -> Outlay:
     tokens, answer = most.prompt, most.completion
     costs = [cost(price, most)]
     if any(part.startswith("cache_written") for part, _ in price.rates):
-        costs.append(cost(price, replace(most, cache_written=tokens, cache_written_1h=tokens)))
+        costs.append(cost(price, most._replace(cache_written=tokens, cache_written_1h=tokens)))
     usual = Usage(prompt=min(ceil(prompt * MARGIN), tokens), completion=answer)
     known = [found for found in costs if found is not None]
     return Outlay(max(known), cost(price, usual), price.source, tokens) if known else Outlay()

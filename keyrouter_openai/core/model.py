@@ -94,8 +94,7 @@ class Estimate(NamedTuple):
     answer: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one attempt used. All tokens are parts of `prompt` or of `completion`, which include them."""
 
     prompt: int = 0

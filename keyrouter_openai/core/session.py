@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 from .body import find_model, read_usage
@@ -18,7 +17,7 @@ _MARKS = (b'"usage"', b'"error"', b"rate_limits.updated", b"response.done")
 """Events without any of these are not parsed: most bring nothing but a piece of audio or text."""
 _DELTA = b'.delta"'
 _DIMENSIONS = {"requests": Dimension.REQUESTS, "tokens": Dimension.TOKENS}
-_COUNTS = [field.name for field in fields(Usage) if field.name not in ("estimated", "longest_prompt")]
+_COUNTS = [name for name in Usage._fields if name not in ("estimated", "longest_prompt")]
 _ENDS = ("response.done", "response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
@@ -57,7 +56,7 @@ class SessionWatch:
         """What all responses used. Where one did not end, or none told, it is an estimate: a token a piece."""
         used = self._used
         if self.unfinished or not (used.prompt or used.completion or used.seconds):
-            return replace(used, completion=used.completion + self._pieces, estimated=True)
+            return used._replace(completion=used.completion + self._pieces, estimated=True)
         return used
 
     def feed(self, data: bytes) -> Told:
@@ -78,7 +77,7 @@ class SessionWatch:
         usage = read_usage(_object((response or event).get("usage")))
         if usage is not None:
             # Live sessions count seconds of audio from their beginning.
-            self._used = replace(self._used, seconds=usage.seconds) if usage.seconds else _sum(self._used, usage)
+            self._used = self._used._replace(seconds=usage.seconds) if usage.seconds else _sum(self._used, usage)
             tier: object = response.get("service_tier")
             self.tier = tier if isinstance(tier, str) else self.tier
         if kind == "rate_limits.updated":

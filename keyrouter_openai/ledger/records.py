@@ -5,9 +5,7 @@ from __future__ import annotations
 import marshal
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from enum import IntEnum
-from operator import attrgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -22,8 +20,6 @@ _MARSHAL = 2
 _REQUEST_ID, _NUMBER, _OUTCOME, _USAGE, _TAGS = (
     Attempt._fields.index(name) for name in ("request_id", "number", "outcome", "usage", "tags")
 )
-_USAGE_FIELDS = tuple(field.name for field in fields(Usage))
-_usage_values = attrgetter(*_USAGE_FIELDS)
 _faults = {fault.value: fault for fault in Fault}
 
 Subject = tuple[str, int]
@@ -70,7 +66,7 @@ class Record(NamedTuple):
         theirs = dict(zip(names, self.values, strict=True))
         if theirs["usage"] is not None:
             used = dict(zip(usage_names, theirs["usage"], strict=True))
-            theirs["usage"] = _usage_values(Usage(**{name: used[name] for name in _USAGE_FIELDS if name in used}))
+            theirs["usage"] = tuple(Usage(**{name: used[name] for name in Usage._fields if name in used}))
         own = [theirs.get(name, Attempt._field_defaults.get(name)) for name in Attempt._fields]
         return self._replace(values=own)
 
@@ -81,8 +77,8 @@ def encoded(kind: Kind, attempt: Attempt) -> bytes:
     values[_OUTCOME] = attempt.outcome.value
     values[_TAGS] = dict(attempt.tags)
     if attempt.usage is not None:
-        values[_USAGE] = _usage_values(attempt.usage)
-    return _framed(kind, values)
+        values[_USAGE] = tuple(attempt.usage)
+    return framed(kind, values)
 
 
 def decoded(data: bytes) -> tuple[list[Record], int]:
@@ -111,7 +107,8 @@ def _record_at(data: bytes, start: int) -> Record | None:
     return Record(kind, values, data[start : payload_at + length])
 
 
-def _framed(kind: Kind, values: Iterable[Any]) -> bytes:
+def framed(kind: Kind, values: Iterable[Any]) -> bytes:
+    """A record with these values."""
     try:
         payload = marshal.dumps((int(kind), *values), _MARSHAL)
     except ValueError:  # a value of a caller or provider is no plain one
@@ -127,5 +124,5 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if type(value) is tuple else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
-LAYOUT = _framed(Kind.LAYOUT, (Attempt._fields, _USAGE_FIELDS))
+LAYOUT = framed(Kind.LAYOUT, (Attempt._fields, Usage._fields))
 """The record that each file begins with."""

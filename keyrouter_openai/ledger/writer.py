@@ -28,8 +28,7 @@ _GATHER_S = 0.25
 """Seconds to let attempts gather before they are written together: waking the thread costs most."""
 _IDLE_S = 10.0
 """Seconds without an attempt after which the thread ends, so that forgotten ledgers leave nothing behind."""
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _SHOW_EVERY_S = 1.0
 """Seconds between two snapshots while somebody watches."""
 
@@ -110,7 +109,7 @@ class Ledger:
         return self._backlog.journal.name
 
     def began(self, attempt: Attempt) -> None:
-        """Take an attempt that is about to be sent, as it is to stand if nothing more is heard of it. As `record`."""
+        """Take an attempt that is about to be sent, as it is to stand if nothing more is heard of it; as `record`."""
         self._backlog.add(Kind.BEGAN, attempt)
 
     def record(self, attempt: Attempt) -> None:

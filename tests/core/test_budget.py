@@ -14,6 +14,7 @@ from keyrouter_openai.budget import Budget
 from keyrouter_openai.core.budget import (
     DEFAULT_ANSWER,
     Outlay,
+    Per,
     Share,
     Spending,
     Window,
@@ -30,8 +31,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600
 
 
-def at(zone: ZoneInfo, *parts: int) -> int:
-    return int(datetime(*parts, tzinfo=zone).timestamp())  # pyright: ignore[reportArgumentType]
+def at(zone: ZoneInfo, year: int, month: int, day: int, hour: int = 0, minute: int = 0) -> int:
+    return int(datetime(year, month, day, hour, minute, tzinfo=zone).timestamp())
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,11 @@ def test_a_week_begins_on_monday_and_a_month_on_its_first_day() -> None:
     st.floats(0, 4e9),
 )
 @settings(max_examples=300, deadline=None)
-def test_windows_cover_all_of_time_and_none_overlap(per: str, zone: str, moment: float) -> None:
-    window = window_at(per, ZoneInfo(zone), moment)  # pyright: ignore[reportArgumentType]
+def test_windows_cover_all_of_time_and_none_overlap(per: Per, zone: str, moment: float) -> None:
+    window = window_at(per, ZoneInfo(zone), moment)
     assert window.start <= moment < window.end
-    assert window_at(per, ZoneInfo(zone), window.start) == window  # pyright: ignore[reportArgumentType]
-    assert window_at(per, ZoneInfo(zone), window.end).start == window.end  # pyright: ignore[reportArgumentType]
+    assert window_at(per, ZoneInfo(zone), window.start) == window
+    assert window_at(per, ZoneInfo(zone), window.end).start == window.end
 
 
 @pytest.mark.parametrize(

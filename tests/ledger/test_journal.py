@@ -217,8 +217,8 @@ def test_a_journal_of_another_version_is_read_by_the_names_of_its_values(
     values |= {"outcome": "on_strike", "tags": {"tenant": "t1"}, "usage": (5, True), "of_later": 1}
     del values["budgets"], values["waited_s"]
     frames = [
-        records._framed(Kind.LAYOUT, (tuple(values), ("completion", "estimated"))),  # pyright: ignore[reportPrivateUsage]
-        records._framed(Kind.ENDED, values.values()),  # pyright: ignore[reportPrivateUsage]
+        records.framed(Kind.LAYOUT, (tuple(values), ("completion", "estimated"))),
+        records.framed(Kind.ENDED, values.values()),
     ]
     path.with_name("usage.db.journal-0").write_bytes(b"".join(frames))
     (row,) = Ledger(path).attempts()
