@@ -86,10 +86,14 @@ def seal(
     """
     if isinstance(error, openai.APIStatusError):
         error = _masked(client, error, secrets)
-    link: BaseException | None = error
-    while link is not None and link is not outer:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    seen: set[int] = {id(outer)}
+    links: list[BaseException | None] = [error]
+    while links:  # a transport that raises one error twice closes the chain to a circle
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            links += link.__cause__, link.__context__
     if isinstance(error, openai.APIStatusError):
         for hop in (*error.response.history, error.response):
             cover_credential(hop.request)

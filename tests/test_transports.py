@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
@@ -66,6 +67,23 @@ async def test_a_lost_answer_is_told_as_one(pool: Pool, client: Any, fault: str)
         shown = repr((link, link.__dict__))
         assert not any(secret in shown for secret in secrets)
         link = link.__cause__ or link.__context__
+
+
+async def test_an_error_that_causes_itself_is_raised_as_any_other(pool: Pool) -> None:
+    client = pool.client(http_client=DefaultAsyncHttpxClient(transport=Circular()), max_attempts=3)
+    result = await call(pool, sync=False, stream=False, client=client)
+    assert type(result.error) is openai.APIConnectionError
+    assert [attempt.outcome for attempt in route_of(result.error).attempts] == [Fault.NETWORK] * 3
+
+
+class Circular(httpx2.AsyncBaseTransport):
+    """Raises an error whose causes go round in a circle, as libraries that mock a transport do."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        error = httpx2.ConnectError("no connection")
+        wrapped = LookupError("no answer was set for this request")
+        wrapped.__cause__ = error
+        raise error from wrapped
 
 
 async def test_what_was_never_sent_is_told_apart(pool: Pool, client: Any) -> None:

@@ -55,8 +55,8 @@ class Counts:
 
 
 counts = Counts()
-pools: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
-"""The secret of each client whose pool was made here, and for which test it was made."""
+pools: WeakKeyDictionary[Router, tuple[str, int]] = WeakKeyDictionary()
+"""The secret of each pool that was made here, and for which test it was made."""
 
 
 def swap(size: int) -> None:
@@ -113,7 +113,6 @@ def construct(init: Any, client: Any, arguments: dict[str, Any], size: int) -> N
     if size and not other and isinstance(secret, str) and secret:
         try:
             init(**arguments, router=make_pool(secret, size))
-            pools[client] = secret, counts.tests
         except ConfigError:
             # What a pool refuses a single key may do: plain HTTP to another host.
             init(**arguments)
@@ -134,15 +133,15 @@ def make_pool(secret: str, size: int) -> Router:
     )
     for name in names:
         router.vault_secrets.load_sync(name)
+    pools[router] = secret, counts.tests
     return router
 
 
 def renew(client: Any, size: int) -> None:
     """A fresh pool for each test: one remembers what happened to its keys, and the SDK's tests share clients."""
-    secret, test = pools.get(client, ("", counts.tests))
+    secret, test = pools.get(client.router, ("", counts.tests))
     if test != counts.tests:
         client.router = make_pool(secret, size)
-        pools[client] = secret, counts.tests
 
 
 def pytest_runtest_setup() -> None:
