@@ -43,8 +43,9 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
     """A drop-in for `AsyncOpenAI` that routes each call over a pool of keys.
 
     Takes all that `AsyncOpenAI` takes, with the same meaning: `timeout` bounds each attempt, `max_retries` is
-    the least number of further attempts. Keys come from the first of these that is there: `router`, `keys`,
-    `api_key`, `pool` or KEYROUTER_POOL or the pool `default` if it has keys, OPENAI_API_KEYS, OPENAI_API_KEY.
+    the least number of further attempts, and 0 forbids to send again what may have been carried out. Keys come from
+    the first of these that is there: `router`, `keys`, `api_key`, `pool` or KEYROUTER_POOL or the pool `default` if it
+    has keys, OPENAI_API_KEYS, OPENAI_API_KEY.
     A pool of a single key behaves as the SDK does.
 
     Args:
@@ -284,7 +285,8 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
                 result = await self._run(by, send if is_call else look)
             except openai.OpenAIError as error:
                 search.missed(by, error)
-                missed = error if is_call else None
+                if is_call and (missed is None or isinstance(missed, openai.NotFoundError)):
+                    missed = error  # whoever says more than that there is none has it
             else:
                 search.found(by)
                 return result if is_call else None

@@ -265,7 +265,8 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
                 result = self._run(by, send if is_call else look)
             except openai.OpenAIError as error:
                 search.missed(by, error)
-                missed = error if is_call else None
+                if is_call and (missed is None or isinstance(missed, openai.NotFoundError)):
+                    missed = error  # whoever says more than that there is none has it
             else:
                 search.found(by)
                 return result if is_call else None

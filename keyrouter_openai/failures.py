@@ -14,6 +14,7 @@ from ._sdk import httpx2
 from .bodies import cover_credential
 from .core.budget import Shortage
 from .core.model import Failure, Fault, RouteRequest
+from .core.verdict import POLICIES, Verdict
 from .errors import BudgetExceeded, NoKeyAvailable
 from .exchange import Exchange
 
@@ -24,8 +25,15 @@ if TYPE_CHECKING:
     from .router import Router
 
 
-_LOCAL = ("PoolTimeout", "RuntimeError")
-"""Causes that lie in this process: no connection is free, or it belongs to an event loop that has ended."""
+_CAUSES = {
+    "PoolTimeout": Fault.LOCAL,  # no connection is free in this process
+    "RuntimeError": Fault.LOCAL,  # the connection belongs to an event loop that has ended
+    "InvalidStatus": Fault.REQUEST,  # a websocket that was to be opened leads elsewhere,
+    "SecurityError": Fault.REQUEST,  # or to another host
+}
+"""Causes of a failed connection that do not lie in the network."""
+_UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+"""Causes that show that nothing of a request was sent."""
 
 
 def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
@@ -38,7 +46,7 @@ def failure_of(exchange: Exchange, error: BaseException) -> Failure | None:
         return exchange.classify(error.status_code, response.headers, _content_of(response))
     if isinstance(error, openai.APIConnectionError):
         cause = type(error.__cause__).__name__ if error.__cause__ is not None else "StreamCut"
-        return Failure(Fault.LOCAL if cause in _LOCAL else Fault.NETWORK, 0, detail=cause)
+        return Failure(_CAUSES.get(cause, Fault.NETWORK), 0, detail=cause)
     if not isinstance(error, Exception):  # cancelled, interrupted, closed
         return Failure(Fault.ABANDONED, exchange.status or 0, detail=type(error).__name__)
     return None
@@ -55,6 +63,11 @@ def _content_of(response: Any) -> bytes:
         return response.content
     except RuntimeError:  # closed before it was read, as by an event hook of the caller's own
         return b""
+
+
+def may_be_done(error: BaseException, fault: Fault) -> bool:
+    """Whether the provider may have carried out the request all the same: it was sent, and not refused."""
+    return POLICIES[fault].verdict is not Verdict.ROTATE and type(error.__cause__).__name__ not in _UNSENT
 
 
 def forbids_retry(error: BaseException) -> bool:

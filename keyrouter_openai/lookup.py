@@ -10,6 +10,7 @@ from typing import Self
 import openai
 
 from .core.model import Fault
+from .core.resources import reading_path
 from .core.state import KeyState
 from .owners import Owners
 from .retry import Call
@@ -40,6 +41,8 @@ class Search:
         self._asked: list[KeyState] = []
         self._unsure: list[KeyState] = []
         self._patient = False
+        self._is_plain = False
+        """It is asked for itself: what is in it may be missing though it is there."""
         self._error: openai.OpenAIError | None = None
         """Of the first account that could not say, not even in the end."""
 
@@ -77,10 +80,13 @@ class Search:
             # Places are told apart now: answers have shown meanwhile which keys share an account.
             if (place := place_of(key)) not in map(place_of, self._asked):
                 self._asked.append(key)
-                return call.looking_up(self._id, place, patient=self._patient)
+                by = call.looking_up(self._id, place, patient=self._patient)
+                self._is_plain = by.options.url.partition("?")[0] == reading_path(self._id)
+                return by
         if self._error is not None:
             raise self._error
-        self._owners.found_nowhere(self._id)
+        if self._is_plain:
+            self._owners.found_nowhere(self._id)
         return None
 
     def found(self, by: Call) -> None:

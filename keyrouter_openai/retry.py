@@ -25,8 +25,9 @@ from . import _sdk, failures
 from .core.budget import Shortage
 from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
-from .core.resources import lasts, reading_path, shows
+from .core.resources import lasts, reads, shows
 from .core.select import History, Refusal
+from .core.stream import tells_errors
 from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Blame, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
@@ -202,8 +203,14 @@ class Call:
         self._sent += 1
         # A start that is held back buys nothing where no other key could take over, or must not; and who follows what
         # goes on elsewhere opens the stream before there is anything to tell.
-        reads = prepared.method.lower() == "get"
-        hold = not (self.router.is_single or is_background(prepared) or reads)
+        only_reads = prepared.method.lower() == "get"
+        hold = not (
+            self.router.is_single
+            or self._is_sent_once
+            or is_background(prepared)
+            or only_reads
+            or tells_errors(lease.request.endpoint)
+        )
         self._exchange = Exchange(
             self.router,
             lease,
@@ -212,7 +219,7 @@ class Call:
             asked_usage=asked_usage,
             hold=hold,
             choices=choices(prepared),
-            reads=reads,
+            reads=only_reads,
             shows=self.shows,
             lasts=self.lasts,
         )
@@ -265,12 +272,12 @@ class Call:
     # -- whose it is
 
     def looking_up(self, id: str, place: Place, *, patient: bool) -> Call:
-        """The call that asks for one resource in one place: this one, if that is what it does, or one of its own.
+        """The call that asks for one resource in one place: this one, if it is a read of it, or one of its own.
 
         It waits for capacity only if it is `patient`.
         """
         options = self.options
-        if (options.method.lower(), options.url) != ("get", reading_path(id)):
+        if not reads(options.method, options.url, id):
             options = reading(options, id)
         wait = self._wishes.max_wait if patient else 0.0
         wishes = replace(self._wishes, key=place.key, account=place.account, max_wait=wait, hedge_after=None)
@@ -334,6 +341,11 @@ class Call:
         needed = tuple(id for id in self._asked.mentions if id not in self._asked.carried)
         self.request = self._asked = self._asked._replace(mentions=needed, carried=frozenset())
 
+    @property
+    def _is_sent_once(self) -> bool:
+        """Whether the caller forbids to send again what may have been carried out."""
+        return self.max_retries == 0 and self._wishes.max_attempts is None
+
     def _accounts(self) -> int:
         """How many accounts might serve this call at some time."""
         return self.router.accounts_for(self._asked if self._leans else self.request)
@@ -354,6 +366,7 @@ class Call:
         blames_provider = POLICIES[fault].verdict in (Verdict.RETRY, Verdict.WAIT)
         if POLICIES[fault].verdict is Verdict.RETRY and failures.forbids_retry(error):
             return False
+        worth = worth and not (self._is_sent_once and failures.may_be_done(error, fault))
         worth = worth and (self._replay is None or self._replay.rewind())
         return worth and (single or not blames_provider or self.router.may_retry(self.lease))
 

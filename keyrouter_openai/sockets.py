@@ -126,7 +126,7 @@ def _new_call(client: RoutedOpenAI | SyncRoutedOpenAI, options: _sdk.Options) ->
 def _api_error(client: _sdk.Client, exchange: Exchange, error: Exception) -> openai.APIError:
     """The error that the same refusal of an HTTP call would be: the attempts of a call are judged by those."""
     request = httpx2.Request("GET", _sdk.request_url(client, exchange.lease.request.endpoint))
-    if not isinstance(error, InvalidStatus):
+    if not isinstance(error, InvalidStatus) or 300 <= error.response.status_code < 400:
         return openai.APIConnectionError(request=request)
     response = error.response
     response.body = exchange.masked(bytes(response.body or b""))

@@ -131,6 +131,7 @@ async def test_no_credential_follows_a_redirect_to_another_host(pool: Pool, sync
         with pytest.raises(exceptions.InvalidHandshake):
             await realtime(client_of(pool, sync=sync))
         assert other.calls == []
+        assert len(pool.sim.calls) == 1, "no other key would be led elsewhere"
 
 
 @BOTH

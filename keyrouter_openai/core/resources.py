@@ -147,6 +147,11 @@ def reading_path(id: str) -> str | None:
     return next((f"{path}{id}" for prefix, path in _READ_AT.items() if id.startswith(prefix)), None)
 
 
+def reads(method: str, path: str, id: str) -> bool:
+    """Whether a call itself reads a resource or what is in it, and so shows whose it is as well as a look-up would."""
+    return method.lower() == "get" and id in map(unquote, urlsplit(path).path.split("/"))
+
+
 def reading_headers(id: str) -> Mapping[str, str]:
     """What goes along with that GET: OpenAI refuses to read some kinds without it (the SDK sends the same)."""
     return {"OpenAI-Beta": "assistants=v2"} if id.startswith(_BETA) else {}

@@ -110,6 +110,9 @@ RULES: tuple[Rule, ...] = (
         违规
     """, on=_CALLER),
 
+    # What the caller allows one of its sessions to spend (OpenAI's agents): no account is out of money.
+    _rule(Fault.REQUEST, r"session_budget_\S+"),
+
     _rule(Fault.MODEL_MISSING, r"model_not_found deployment_?not_?found", on=(400, 403, 404)),
 
     # --- Quotas of a minute or a day, though the texts speak of plans and billing (Gemini, OpenRouter, Cerebras).

@@ -18,6 +18,7 @@ from keyrouter_openai.core.select import History
 from keyrouter_openai.lease import Lease
 from keyrouter_openai.owners import MOST, NOWHERE_S
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
+from keyrouter_openai.testing.faults import respond as respond_with
 
 from ..ledger.support import run
 from ..support import TurnedClock, make_pool
@@ -74,6 +75,37 @@ async def test_a_call_that_is_a_look_up_itself_is_not_sent_twice(open_client: Op
         assert (found.id, account(found)) == (file, name)
         assert sim.count() <= 3
         assert sim.count(status=200) == 1
+
+
+async def test_a_read_of_what_is_in_a_resource_needs_no_look_up(open_client: Open, sim: ProviderSimulator) -> None:
+    client = open_client()
+    file = foreign_file(sim, "C")
+    sim.reset_counts()
+    content = await do(client, "files.content", file_id=file)
+    assert content.read() if hasattr(content, "read") else content
+    assert account(content) == "C"
+    assert sim.count(path=f"/v1/files/{file}/content") == sim.count() <= 3
+    sim.reset_counts()
+    assert account(await do(client, "files.retrieve", file_id=file)) == "C"
+    assert sim.count() == 1, "whose it is was learned from that"
+
+
+async def test_what_lacks_its_content_is_there_all_the_same(open_client: Open, sim: ProviderSimulator) -> None:
+    client = open_client()
+    file = foreign_file(sim, "C")
+    sim.fail(respond_with(404, body={"error": {"message": "not ready"}}), account="C", times=1)
+    with pytest.raises(openai.NotFoundError):
+        await do(client, "files.content", file_id=file)
+    assert account(await do(client, "files.retrieve", file_id=file)) == "C"
+
+
+async def test_the_owner_says_best_why_a_read_is_refused(open_client: Open, sim: ProviderSimulator) -> None:
+    client = open_client()
+    file = foreign_file(sim, "A")
+    refusal = {"error": {"message": "Not allowed to download files of this purpose", "type": "invalid_request_error"}}
+    sim.fail(respond_with(400, body=refusal), account="A")
+    with pytest.raises(openai.BadRequestError, match="this purpose"):
+        await do(client, "files.content", file_id=file)
 
 
 async def test_what_nobody_has_gets_the_providers_own_answer(sim: ProviderSimulator, tmp_path: Path) -> None:
@@ -259,7 +291,7 @@ async def test_look_ups_bring_the_headers_of_the_call(open_client: Open, sim: Pr
     extra = {"X-Team": "blue", "Idempotency-Key": "once", "Content-Type": "application/json; charset=utf-8"}
     for name in "ABC":
         await respond(client, foreign_file(sim, name), extra_headers=extra)
-    for method in ("files.content", "files.with_raw_response.content"):
+    for method in ("files.delete", "files.with_raw_response.delete"):
         await do(client, method, file_id=foreign_file(sim, "C"), extra_headers={**extra, "Range": "bytes=0-1"})
     looks = [request for request in seen if request.url.path.removeprefix("/v1/files/").count("/") == 0]
     looks = [request.headers for request in looks if request.method == "GET"]
