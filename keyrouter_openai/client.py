@@ -19,6 +19,7 @@ from openai import NotGiven, Timeout, not_given
 
 from . import _sdk
 from ._sdk import httpx2
+from ._sdk_connections import quicken
 from ._sdk_requests import QuickRequests
 from ._sdk_sockets import routes_sockets
 from .attaching import uploads_to_owners
@@ -141,6 +142,8 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
             _enforce_credentials=_enforce_credentials,
             **_sdk.if_given(data_residency=data_residency),
         )
+        if http_client is None:
+            quicken(self)
         if not self.router.sdk_credential:
             # Those of the environment belong to OPENAI_API_KEY; each key of a pool has its own.
             self.organization, self.project = organization, project
