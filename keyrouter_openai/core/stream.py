@@ -66,6 +66,8 @@ _MARKS = (
     b"event:error",
     *(b"." + ending.encode() for ending in sorted({kind.rpartition(".")[2] for kind in _FINAL_TYPES})),
 )
+_CHAT_MARKS = (b"[DONE]", b'"error"', b"event:")
+"""All that the chunks of a chat can have; few servers name their events."""
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
@@ -92,6 +94,7 @@ class StreamWatch:
         "_held",
         "_hide_usage",
         "_known",
+        "_marks",
         "_show",
         "_wants_end",
         "events",
@@ -120,6 +123,7 @@ class StreamWatch:
         self._buffer = b""
         self._known = False
         """The first event has shown what kind of stream this is."""
+        self._marks = _MARKS
         self._wants_end = False
         self._choices = choices
         self._finished: set[object] = set()
@@ -132,7 +136,7 @@ class StreamWatch:
         if cut == 0:
             return b""
         whole, self._buffer = self._buffer[:cut], self._buffer[cut:]
-        if self.phase is Phase.FLOWING and self._known and not _is_noteworthy(whole):
+        if self.phase is Phase.FLOWING and self._known and not _is_noteworthy(whole, self._marks):
             self.events += whole.count(b"\n\n") or 1
             return whole
         return b"".join(self._take(block) for block in _split(whole))
@@ -187,7 +191,7 @@ class StreamWatch:
             if self._hide_usage and choices == [] and fields.keys() <= _USAGE_CHUNK:
                 return b""
         if isinstance(choices, list):
-            self._wants_end = True
+            self._wants_end, self._marks = True, _CHAT_MARKS
             found = cast("list[object]", choices)
             chunks = [cast("Mapping[str, Any]", c) for c in found if isinstance(c, dict)]
             self._finished |= {c.get("index") for c in chunks if c.get("finish_reason")}
@@ -273,12 +277,12 @@ class BodyWatch:
         return b""
 
 
-def _is_noteworthy(data: bytes) -> bool:
+def _is_noteworthy(data: bytes, marks: tuple[bytes, ...]) -> bool:
     """Whether one of these events may end the stream, fail it, or tell its usage; most do not.
 
     Plain searches, each for one literal: an alternation costs ten times as much, for every chunk.
     """
-    for mark in _MARKS:
+    for mark in marks:
         if mark in data:
             return True
     return _FINISHED.search(data) is not None or _USAGE.search(data) is not None
