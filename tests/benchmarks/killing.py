@@ -19,7 +19,7 @@ from keyrouter_openai.ledger import Ledger
 # by one write, as its parent kills it without warning.
 _PROGRAM = """
     import asyncio, os, sys
-    from keyrouter_openai import RoutedOpenAI
+    from keyrouter_openai import Budget, RoutedOpenAI
 
     CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "The quick brown fox"}]}
 
@@ -36,7 +36,7 @@ _PROGRAM = """
             os.write(1, f"{await call(client, stream=number % 3 == 0)}\\n".encode())
 
     async def main():
-        client = RoutedOpenAI(ledger=sys.argv[1])
+        client = RoutedOpenAI(ledger=sys.argv[1], budgets=[Budget(usd=1000, per="total")])
         await asyncio.gather(*(calls(client, number) for number in range(8)))
 
     for _ in sys.stdin:
@@ -110,3 +110,15 @@ def hours_that_differ(path: Path) -> int:
         """
         rolled_up = set(connection.execute("select * from hours"))
         return len(rolled_up ^ set(connection.execute(by_rows)))
+
+
+def budgets_that_differ(path: Path) -> int:
+    """How many budgets are not what their rows add up to, or have something set aside for a process that is dead.
+
+    Every attempt counts towards the one budget that there is.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        billed = connection.execute("select sum(cost_microusd) from attempts").fetchone()
+        (spent,) = connection.execute("select spent_microusd from budget_windows")
+        (set_aside,) = connection.execute("select count(*) from allowances").fetchone()
+        return (spent != billed) + set_aside

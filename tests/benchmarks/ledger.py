@@ -28,7 +28,7 @@ from keyrouter_openai.core.model import Attempt, Fault, Usage
 from keyrouter_openai.ledger import Ledger, rollups
 from keyrouter_openai.ledger.schema import ATTEMPT_COLUMNS, INSERT_ATTEMPT, attempt_row
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
-from killing import hours_that_differ, kill
+from killing import budgets_that_differ, hours_that_differ, kill
 
 BATCH = 1_000
 
@@ -217,6 +217,7 @@ def kills(number: int) -> dict[str, float]:
             "doubled": killed.doubled,
             "abandoned": len(killed.abandoned),
             "wrong_hours": hours_that_differ(path),
+            "wrong_budgets": budgets_that_differ(path),
         }
 
 
