@@ -290,15 +290,17 @@ def main() -> None:
     header = f"{'cases':>7}{'within':>9}{'sooner':>9}{'later':>9}{'width':>9}{'error':>9}{'line':>9}"
     print(f"{'intervals':28}{header}")
     days = {name: list(trace(options.data, name, rng, seeds)) for name in TRACES}
-    total: list[Case] = []
+    by_kind: dict[str, list[Case]] = {"requests": [], "tokens": [], "usd": []}
     for name, made in days.items():
-        for counted in ("requests", "tokens", "usd"):
+        for counted, total in by_kind.items():
             use = [(day[counted], 0.8 if place % 2 else 1.0) for place, day in enumerate(made)]
             found = [case for day, share in use for case in cases(day, share * sum(day))]
             show_intervals(f"{name} {counted}", found)
             total += found
-    show_intervals("all traces", total)
-    total = []
+    for counted, total in by_kind.items():
+        show_intervals(f"all traces {counted}", total)
+    show_intervals("all traces", [case for total in by_kind.values() for case in total])
+    total = list[Case]()
     for name, make in MADE_UP.items():
         use = [make(rng) for _ in range(2 * seeds)]
         found = [case for day in use for case in cases(day, 0.9 * sum(day))]
