@@ -25,7 +25,8 @@ class Budget(Declared):
     served by a key that the budget does not concern, waits while others' reservations may still come back, or fails
     with `BudgetExceeded`. A budget is shared by all processes that declare it for the same pool on the same ledger, and
     outlives them; without a ledger it holds within one process, and so it does for as long as a process that starts
-    cannot read or write the ledger.
+    cannot read or write the ledger. While another program keeps the ledger locked, a call that needs more than its
+    process has waits 5 seconds for it, whatever its `max_wait`.
 
     What is billed stays within a budget as long as no attempt costs more than was reserved for it: a prompt is taken to
     have a token for every two bytes of its text, and an answer as many as its cap (`max_tokens` and the like). Text in
@@ -40,13 +41,14 @@ class Budget(Declared):
         usd: US dollars, as written: `0.1` is ten cents.
         per: `day`, `week` (from Monday), `month`, or `total` for all of time.
         scope: `pool`, `key:NAME`, `account:NAME`, `tag:NAME=VALUE`, or `model:PATTERN` such as `model:gpt-4o*`, which
-            names models as callers do.
+            names models as callers do. Where the pool has no such key or account, or none for such models, clients say
+            so once on the logger `keyrouter_openai`.
         action: `block`, or `warn` to be told once (the event `BudgetReached`) and go on.
         name: what errors and events call it; of several of one name and pool all but one are refused. Default: from
             its scope, per and zone.
         zone: the IANA name of the time zone whose days, weeks and months count.
-        admit_unpriced: whether attempts of unknown price are made under a budget that blocks. They are charged when
-            their price is known, if ever.
+        admit_unpriced: whether attempts of unknown price are made under a budget that blocks, and such as are charged
+            by the hour of a recording. They are charged when their cost is known, if ever.
 
     Raises:
         ConfigError: something makes no sense; the text says what.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,9 @@ DEFAULT_POOL = "default"
 DEFAULT_OBJECTIVE = "fairness"
 SDK_KEY = "api_key"
 """The name of the only key where the SDK itself holds the credential."""
+
+_WILDCARD = re.compile(r"[*?[]")
+_logger = logging.getLogger("keyrouter_openai")
 
 
 class Unset:
@@ -91,12 +95,38 @@ def build_router(
     return make([Key(name=SDK_KEY)], sdk_credential=True)
 
 
-def _router(keys: Sequence[Key], *, ledger: Recorder | None, **settings: Any) -> Router:
+def _router(keys: Sequence[Key], *, ledger: Recorder | None, budgets: Sequence[Budget], **settings: Any) -> Router:
     """A router that starts from what is on record of its pool."""
-    made = Router(keys, ledger=ledger, **settings)
+    made = Router(keys, ledger=ledger, budgets=budgets, **settings)
     if ledger is not None and not made.is_single:
         made.recall(ledger.recall(made.pool), ledger.calls_by_hour(made.pool))
+    _warn_of_idle(made, budgets)
     return made
+
+
+def _warn_of_idle(router: Router, budgets: Sequence[Budget]) -> None:
+    """Say on the log which budgets concern no call: the pool has no such key or account, or no key for such models.
+
+    That is no error, as accounts may be learned and keys be added later.
+    """
+    for budget in budgets:
+        kind, _, value = budget.scope.partition(":")
+        try:
+            router.check_wishes(value if kind == "key" else None, value if kind == "account" else None)
+        except ConfigError as error:
+            why = str(error)
+        else:
+            if kind != "model" or any(_may_serve(key, value) for key in router.keys):
+                continue
+            why = f"no key of pool {router.pool!r} serves such models"
+        _logger.warning("budget %r concerns no call so far: %s", budget.rule(router.pool).name, why)
+
+
+def _may_serve(key: Key, pattern: str) -> bool:
+    """Whether a key may serve a model of that pattern, as far as the beginnings of patterns tell."""
+    wanted = _WILDCARD.split(pattern)[0]
+    starts = (_WILDCARD.split(each)[0] for each in key.models or ("",))
+    return any(start.startswith(wanted) or wanted.startswith(start) for start in starts)
 
 
 def _named_objective() -> str:

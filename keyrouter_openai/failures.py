@@ -161,10 +161,12 @@ def _budget_exceeded(client: _sdk.Client, router: Router, request: RouteRequest,
     until = f"until {opens_at.isoformat(sep=' ')}" if opens_at is not None else "in all"
     has = f"budget {rule.name!r} has {left:.6f} of {rule.microusd / 1_000_000:.6f} US dollars left {until}"
     if short.need is None:
-        message = (
-            f"{has}, and it is not known what model {request.model!r} costs: "
-            "give prices=, or let such calls pass with Budget(admit_unpriced=True)"
-        )
+        prices = (router.prices.known(key, request.model) for key in router.keys)
+        if any(price is not None and price.per_hour is not None for price in prices):
+            why = f"model {request.model!r} is charged by the hour, and how long it is shows only in the answer: "
+        else:
+            why = f"it is not known what model {request.model!r} costs: give prices=, or "
+        message = f"{has}, and {why}let such calls pass with Budget(admit_unpriced=True)"
         retry_after = None
     elif short.final:
         message = f"{has}, and this call can cost {short.need / 1_000_000:.6f}"

@@ -25,7 +25,8 @@ LAYERS = (
     ("lease", "learning", "allocate", "owners", "forecasts", "roster", "budgets", "books", "telling", "router"),
     (
         *("exchange", "bodies", "_sdk", "_sdk_sockets", "failures", "prefix", "options", "hedging", "retry", "lookup"),
-        *("_sdk_requests", "_sdk_connections", "config", "pages", "sockets", "drop_in", "attaching", "reconcile", "expense"),
+        *("_sdk_requests", "_sdk_connections", "config", "pages", "sockets", "drop_in", "attaching", "reconcile"),
+        "expense",
     ),
     ("client", "client_sync"),
     ("testing",),

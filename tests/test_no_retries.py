@@ -60,7 +60,7 @@ async def test_sessions_of_agents_tell_of_errors_as_of_anything_else(pool: Pool)
     error = {"type": "budget_exceeded", "code": "session_budget_reached", "message": "The session has spent its limit"}
     event = json.dumps({"type": "error", "session_id": "session_1", "error": error})
     pool.sim.fail(respond(200, body=f"data: {event}\n\n"))
-    client = pool.client()
+    client: Any = pool.client()
     stream = await client.post("/agents/sessions", cast_to=Any, stream=True, stream_cls=openai.AsyncStream[Any])
     with pytest.raises(openai.APIError, match="spent its limit"):
         await anext(aiter(stream))

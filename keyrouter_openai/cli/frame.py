@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .output import UNKNOWN, dollars, plain
+from .output import UNKNOWN, dollars, in_full, plain
 
 _HIGH = 32
 """Lines from which on there is room for more than what is needed."""
@@ -216,7 +216,7 @@ def _budgets(view: _View, width: int, most: int) -> RenderableType:
             *([_name(budget["scope"])] if scope else []),
             _bar(used),
             "" if spent is None else f"{used:.0%}",
-            f"{'not used yet, ' if spent is None else f'${dollars(spent)} '}of ${limit:,.2f}{_PER[budget['per']]}",
+            f"{'not used yet, ' if spent is None else f'${dollars(spent)} '}of ${in_full(limit)}{_PER[budget['per']]}",
             *(["" if until is None else f"{datetime.fromtimestamp(until):%d %b %H:%M}"] if end else []),
         ]
 

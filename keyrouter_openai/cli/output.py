@@ -59,6 +59,12 @@ def dollars(usd: float) -> str:
     return "<0.0001" if 0 < usd < 0.00005 else f"{usd:,.4f}"
 
 
+def in_full(usd: float) -> str:
+    """A sum of money that someone has named: in cents, or as exactly as it was named."""
+    whole, _, part = f"{usd:,.6f}".partition(".")
+    return f"{whole}.{part.rstrip('0'):0<2}"
+
+
 def _print_table(rows: Rows, formats: Formats, total: Mapping[str, object] | None, spare: Sequence[str]) -> None:
     from rich.box import SIMPLE, SIMPLE_HEAD
     from rich.console import Console

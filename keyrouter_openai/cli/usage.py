@@ -37,9 +37,9 @@ def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
         ) from None
 
 
-def _page_to_be(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None and not value.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {value.parent}: make it, or name a file elsewhere")
+def _page_to_be(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not (folder := Path(value).parent).is_dir():
+        raise click.BadParameter(f"there is no folder {folder}: make it, or name a file elsewhere")
     return value
 
 
@@ -58,12 +58,12 @@ def _page_to_be(ctx: click.Context, param: click.Parameter, value: Path | None) 
 @click.option(
     "--html",
     "page",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     callback=_page_to_be,
     metavar="FILE",
-    help="Write a page with charts, one file that needs no network.",
+    help="Write a page with charts, one file that needs no network; - is standard output.",
 )
-def usage(by: str, since: float | None, until: float | None, as_json: bool, as_csv: bool, page: Path | None) -> None:
+def usage(by: str, since: float | None, until: float | None, as_json: bool, as_csv: bool, page: str | None) -> None:
     """Add up the attempts on record: all of them, or those between two moments.
 
     An attempt is one request that went to a provider; a call that failed over has several. Costs are in US
@@ -84,14 +84,19 @@ def usage(by: str, since: float | None, until: float | None, as_json: bool, as_c
     """
     if as_json + as_csv + (page is not None) > 1:
         raise click.UsageError("--json, --csv and --html are different outputs: choose one")
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("there is no time between --since and --until: give --until a later one")
     path = default_path()
     ledger = Ledger(path)
     rows = ledger.summary(by, since=since, until=until)
     if page is not None:
         from .report import usage_page
 
-        page.write_text(usage_page(ledger, by, since, until), encoding="utf-8")
-        click.echo(f"Written: {page}", err=True)
+        text = usage_page(ledger, by, since, until)
+        with click.open_file(page, "w", encoding="utf-8") as file:
+            file.write(text)
+        if page != "-":
+            click.echo(f"Written: {page}", err=True)
     elif as_csv:
         _print_csv(rows)
     elif as_json:

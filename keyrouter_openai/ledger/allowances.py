@@ -96,6 +96,12 @@ def releasing(holder: str) -> list[Change]:
     return [("delete from allowances where holder = ? or holder like ? || '/%'", [(holder, holder)])]
 
 
+def is_held(connection: sqlite3.Connection, holder: str) -> bool:
+    """Whether anything is set aside for a process, which then may spend it without asking."""
+    found = "select 1 from allowances where (holder = ? or holder like ? || '/%') and microusd > 0"
+    return connection.execute(found, (holder, holder)).fetchone() is not None
+
+
 def release(connection: sqlite3.Connection, holder: str) -> None:
     """Give back all that is set aside for a router that is no more, after its attempts were charged."""
     connection.execute("delete from allowances where holder = ?", (holder,))

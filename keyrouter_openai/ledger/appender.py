@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import TypeVar
@@ -23,8 +24,8 @@ from .database import open_to_write
 from .journal import is_alive, take_in
 from .schema import INSERT_ATTEMPT, Row, attempt_row, storable
 
-_AT_ONCE = (64, 16, 4, 1)
-"""Rows of one statement; so few different ones that SQLite keeps all of them prepared."""
+_AT_ONCE = 8
+"""Rows of one statement, as a power of two: few enough statements that SQLite keeps all of them prepared."""
 _MORE_ROWS = f", ({INSERT_ATTEMPT.rpartition('(')[2]}"
 _T = TypeVar("_T")
 
@@ -62,9 +63,9 @@ class Appender:
     def take_in(self, name: str, attempts: Sequence[Attempt]) -> None:
         """Append what is not there yet of the attempts of a journal whose process has ended, and give back what was
         set aside for that. Raises as `append` does."""
-        with self._using() as connection, transaction(connection):
+        with self._using() as connection:
             missing = [attempt for attempt in attempts if not _is_there(connection, attempt)]
-            _put(connection, missing, [*charging(name, missing), *_leaving(name)])
+            _write(connection, missing, [*charging(name, missing), *_leaving(name)])
 
     def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do some work in one transaction, undone if it raises. Raises as `append` does, and what `work` raises."""
@@ -112,8 +113,7 @@ class Appender:
             self._opened = _identity(self._path)
             _write(self._connection, (), memory.forgetting())
             take_in(self._path, self.take_in)
-            with transaction(self._connection):
-                _put(self._connection, (), _leaving(*_gone(self._connection, self._path)))
+            _write(self._connection, (), _leaving(*_gone(self._connection, self._path)))
         return self._connection
 
 
@@ -125,11 +125,6 @@ def recover(path: Path) -> None:
     appender.close()
 
 
-def _write(connection: sqlite3.Connection, attempts: Sequence[Attempt], changes: Sequence[memory.Change]) -> None:
-    with transaction(connection):
-        _put(connection, attempts, changes)
-
-
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
     """A transaction that keeps other writers out from the beginning, undone if the block raises."""
@@ -138,35 +133,33 @@ def transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
         yield
 
 
-def _put(connection: sqlite3.Connection, attempts: Sequence[Attempt], changes: Sequence[memory.Change]) -> None:
-    """Put attempts into the tables, and make changes."""
-    connection.execute("savepoint put")
+def _write(connection: sqlite3.Connection, attempts: Sequence[Attempt], changes: Sequence[memory.Change]) -> None:
+    """Put attempts into the tables and make changes, in one transaction."""
     rows = [attempt_row(attempt) for attempt in attempts]
     try:
-        _put_rows(connection, rows, changes)
+        _put(connection, rows, changes)
     except (UnicodeEncodeError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
-        connection.execute("rollback to put")
         changes = [(sql, [storable(row) for row in values]) for sql, values in changes]
-        _put_rows(connection, [storable(row) for row in rows], changes)
+        _put(connection, [storable(row) for row in rows], changes)
 
 
-def _put_rows(connection: sqlite3.Connection, attempts: Sequence[Row], changes: Sequence[memory.Change]) -> None:
-    if attempts:
-        after = rollups.last_added(connection)
-        _insert(connection, attempts)
-        rollups.add(connection, after)
-    for sql, rows in changes:
-        connection.executemany(sql, rows)
+def _put(connection: sqlite3.Connection, rows: Sequence[Row], changes: Sequence[memory.Change]) -> None:
+    with connection:
+        if rows:
+            rollups.add(connection, _insert(connection, rows) - len(rows))
+        for sql, values in changes:
+            connection.executemany(sql, values)
 
 
-def _insert(connection: sqlite3.Connection, attempts: Sequence[Row]) -> None:
-    """Insert many rows by few statements: each takes the interpreter's lock from the threads that make calls."""
-    start = 0
-    for size in _AT_ONCE:
-        while len(attempts) - start >= size:
-            rows = attempts[start : start + size]
-            connection.execute(f"{INSERT_ATTEMPT}{_MORE_ROWS * (size - 1)}", [value for row in rows for value in row])
-            start += size
+def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Insert many rows by few statements, as each waits for the threads that make calls; the id of the last one."""
+    start = last = 0
+    while left := len(rows) - start:
+        size = 1 << min(left.bit_length() - 1, _AT_ONCE)
+        values = chain.from_iterable(rows[start : start + size])
+        last = connection.execute(f"{INSERT_ATTEMPT}{_MORE_ROWS * (size - 1)}", list(values)).lastrowid or last
+        start += size
+    return last
 
 
 def _is_there(connection: sqlite3.Connection, attempt: Attempt) -> bool:

@@ -36,10 +36,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 from keyrouter_openai.core.model import Attempt
 
-from .records import LAYOUT, Kind, Record, Subject, decoded, encoded
+from .records import LAYOUT, Kind, Subject, attempt_of, decoded, encoded, subject_of, translated
 
 _CHUNK = 1 << 18
 """Bytes read at once."""
@@ -164,12 +165,19 @@ class Journal:
         length = _CHUNK
         while not taken and self._current is not None and self._read_to < self._until:
             end = min(self._read_to + length, self._until)
-            records, used = decoded(self._current.read(self._read_to, end))
-            if not records and end < self._until:
+            data = self._current.read(self._read_to, end)
+            used = 0
+            for values, start, used in decoded(data):
+                if values[0] == Kind.BEGAN:
+                    self._begun[subject_of(values)] = data[start:used]
+                elif values[0] != Kind.LAYOUT:
+                    self._begun.pop(subject_of(values), None)
+                    if values[0] == Kind.ENDED:
+                        taken.append(attempt_of(values))
+            if not used and end < self._until:
                 length *= 2  # one record is longer than that, or there is damage
                 continue
             self._read_to = end if end == self._until else self._read_to + used
-            taken = [record.attempt() for record in records if self._ends(record)]
         self._taken += len(taken)
         return taken
 
@@ -216,13 +224,6 @@ class Journal:
                 yield
             finally:
                 self._moving = False
-
-    def _ends(self, record: Record) -> bool:
-        if record.kind == Kind.BEGAN:
-            self._begun[record.subject] = record.frame
-        elif record.kind != Kind.LAYOUT:
-            self._begun.pop(record.subject, None)
-        return record.kind == Kind.ENDED
 
     def _open(self) -> _File:
         self._database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -313,17 +314,18 @@ def _journals(database: Path) -> list[Path]:
 
 
 def _remains(paths: Sequence[Path]) -> list[Attempt]:
-    found: dict[Subject, Record] = {}
+    found: dict[Subject, Sequence[Any]] = {}
     for path in paths:
-        layout: Record | None = None
-        for record in decoded(path.read_bytes())[0]:
-            if record.kind == Kind.LAYOUT:
-                layout = record
+        layout: Sequence[Any] | None = None
+        for values, _, _ in decoded(path.read_bytes()):
+            if values[0] == Kind.LAYOUT:
+                layout = values
             elif layout is not None:
-                known = found.get((own := record.after(layout)).subject)
-                if known is None or own.kind >= known.kind:
-                    found[own.subject] = own
-    return [record.attempt() for record in found.values() if record.kind != Kind.WITHDRAWN]
+                own = translated(values, layout)
+                known = found.get(subject := subject_of(own))
+                if known is None or own[0] >= known[0]:
+                    found[subject] = own
+    return [attempt_of(values) for values in found.values() if values[0] != Kind.WITHDRAWN]
 
 
 def _path(database: Path, name: str) -> Path:

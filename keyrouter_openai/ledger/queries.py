@@ -68,18 +68,15 @@ _ROWS = """
 
 def attempts(
     path: Path,
-    *,
     since: When | None,
     until: When | None,
-    pool: str | None,
-    key: str | None,
-    account: str | None,
-    model: str | None,
+    equal: dict[str, str | None],
+    *,
     limit: int | None,
     newest_first: bool,
 ) -> list[dict[str, Any]]:
     """See `Ledger.attempts`."""
-    where, values = _where(since, until, {"pool": pool, "key": key, "account": account, "model": model})
+    where, values = _where(since, until, equal)
     direction = "desc" if newest_first else "asc"
     with reading(path) as connection:
         if connection is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import marshal
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 from keyrouter_openai.core.model import Attempt, Fault, Usage
@@ -20,10 +20,13 @@ _MARSHAL = 2
 _REQUEST_ID, _NUMBER, _OUTCOME, _USAGE, _TAGS = (
     Attempt._fields.index(name) for name in ("request_id", "number", "outcome", "usage", "tags")
 )
+_NAMES = Attempt._fields, Usage._fields
 _faults = {fault.value: fault for fault in Fault}
 
 Subject = tuple[str, int]
 """Which attempt: the request's id, and its number."""
+Record = tuple[Sequence[Any], int, int]
+"""Its kind and values, and where it begins and ends."""
 
 
 class Kind(IntEnum):
@@ -37,38 +40,31 @@ class Kind(IntEnum):
     """Nothing of it was sent: there is to be no row."""
 
 
-class Record(NamedTuple):
-    """A record that was found."""
+def subject_of(values: Sequence[Any]) -> Subject:
+    """Which attempt a record is about."""
+    return values[1 + _REQUEST_ID], values[1 + _NUMBER]
 
-    kind: int
-    values: Sequence[Any]
-    frame: bytes
-    """All of its bytes."""
 
-    @property
-    def subject(self) -> Subject:
-        """Which attempt it is about."""
-        return self.values[_REQUEST_ID], self.values[_NUMBER]
+def attempt_of(values: Sequence[Any]) -> Attempt:
+    """The attempt that a record has."""
+    _, *own = values
+    own[_OUTCOME] = _faults.get(own[_OUTCOME], Fault.LOCAL)
+    if own[_USAGE] is not None:
+        own[_USAGE] = Usage(*own[_USAGE])
+    return Attempt(*own)
 
-    def attempt(self) -> Attempt:
-        """The attempt that it has."""
-        attempt = Attempt(*self.values)
-        usage: Any = attempt.usage
-        return attempt._replace(
-            outcome=_faults.get(attempt.outcome, Fault.LOCAL), usage=None if usage is None else Usage(*usage)
-        )
 
-    def after(self, layout: Record) -> Record:
-        """The same with its values in the order of this version, where another version wrote it after its layout."""
-        if layout.frame == LAYOUT:
-            return self
-        names, usage_names = layout.values
-        theirs = dict(zip(names, self.values, strict=True))
-        if theirs["usage"] is not None:
-            used = dict(zip(usage_names, theirs["usage"], strict=True))
-            theirs["usage"] = tuple(Usage(**{name: used[name] for name in Usage._fields if name in used}))
-        own = [theirs.get(name, Attempt._field_defaults.get(name)) for name in Attempt._fields]
-        return self._replace(values=own)
+def translated(values: Sequence[Any], layout: Sequence[Any]) -> Sequence[Any]:
+    """The values of a record in the order of this version, where another version wrote it after its layout."""
+    if layout[1:] == _NAMES:
+        return values
+    kind, *own = values
+    _, names, usage_names = layout
+    theirs = dict(zip(names, own, strict=True))
+    if theirs["usage"] is not None:
+        used = dict(zip(usage_names, theirs["usage"], strict=True))
+        theirs["usage"] = tuple(Usage(**{name: used[name] for name in Usage._fields if name in used}))
+    return [kind, *(theirs.get(name, Attempt._field_defaults.get(name)) for name in Attempt._fields)]
 
 
 def encoded(kind: Kind, attempt: Attempt) -> bytes:
@@ -81,30 +77,18 @@ def encoded(kind: Kind, attempt: Attempt) -> bytes:
     return framed(kind, values)
 
 
-def decoded(data: bytes) -> tuple[list[Record], int]:
-    """All whole records in a part of a journal, and where the last of them ends."""
-    records: list[Record] = []
-    end = 0
-    start = data.find(_MARK)
-    while start >= 0:
-        record = _record_at(data, start)
-        if record is not None:
-            records.append(record)
-            end = start + len(record.frame)
-        start = data.find(_MARK, end if record is not None else start + 1)
-    return records, end
-
-
-def _record_at(data: bytes, start: int) -> Record | None:
-    payload_at = start + _FRAME.size
-    if payload_at > len(data):
-        return None
-    _, length, checksum = _FRAME.unpack_from(data, start)
-    payload = data[payload_at : payload_at + length]
-    if len(payload) < length or crc32(payload) != checksum:
-        return None
-    kind, *values = marshal.loads(payload)
-    return Record(kind, values, data[start : payload_at + length])
+def decoded(data: bytes) -> Generator[Record, None, None]:
+    """All whole records in a part of a journal."""
+    start = 0
+    while start >= 0 and (payload_at := start + _FRAME.size) <= len(data):
+        mark, length, checksum = _FRAME.unpack_from(data, start)
+        end = payload_at + length
+        payload = data[payload_at:end]
+        if mark == _MARK and len(payload) == length and crc32(payload) == checksum:
+            yield marshal.loads(payload), start, end
+            start = end
+        else:
+            start = data.find(_MARK, start + 1)
 
 
 def framed(kind: Kind, values: Iterable[Any]) -> bytes:
@@ -124,5 +108,5 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if type(value) is tuple else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
-LAYOUT = framed(Kind.LAYOUT, (Attempt._fields, Usage._fields))
+LAYOUT = framed(Kind.LAYOUT, _NAMES)
 """The record that each file begins with."""

@@ -25,7 +25,7 @@ ADDED_UP = f"""
 """Adds up the rows of `attempts` after one, as `hours` has them. `unpriced` counts those with tokens and no cost."""
 
 _ADD = f"""
-    insert into hours {ADDED_UP}
+    insert into hours {ADDED_UP.replace("?", "min(?, (select last from rolled_up))")}
     on conflict do update set
         attempts = attempts + excluded.attempts,
         prompt_tokens = coalesce(prompt_tokens + excluded.prompt_tokens, prompt_tokens, excluded.prompt_tokens),
@@ -36,21 +36,14 @@ _ADD = f"""
         unpriced = unpriced + excluded.unpriced
 """
 
-
-_LAST_ROW = "(select coalesce(max(id), 0) from attempts)"
-_LAST_ADDED = f"select min(last, {_LAST_ROW}) from rolled_up"
-"""Ids of rows that were cleared away are given anew."""
+_LARGEST_ID = 2**63 - 1
 
 
-def last_added(connection: sqlite3.Connection) -> int:
-    """The id of the last row that is in the hours.
+def add(connection: sqlite3.Connection, after: int = _LARGEST_ID) -> None:
+    """Add the rows that come after an id to the hours, and those up to it that are not in them yet.
 
-    Others may have come after it: programs with an older schema, that run while it is brought up to date, write on.
+    Programs with an older schema, that run while it is brought up to date, write such. What is remembered of the last
+    row is not enough to know the new ones by: ids of rows that were cleared away are given anew.
     """
-    return connection.execute(_LAST_ADDED).fetchone()[0]
-
-
-def add(connection: sqlite3.Connection, after: int) -> None:
-    """Add the rows that come after one to the hours."""
     connection.execute(_ADD, (after,))
-    connection.execute(f"update rolled_up set last = {_LAST_ROW}")
+    connection.execute("update rolled_up set last = (select coalesce(max(id), 0) from attempts)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from keyrouter_openai.core.model import Attempt, Usage
@@ -106,7 +107,7 @@ def attempt_row(attempt: Attempt) -> Row:
         attempt.account,
         attempt.provider,
         attempt.endpoint,
-        attempt.outcome.value,
+        str(attempt.outcome),
         attempt.model,
         attempt.served_model,
         attempt.status,
@@ -120,8 +121,13 @@ def attempt_row(attempt: Attempt) -> Row:
         attempt.seconds,
         attempt.waited_s,
         attempt.provider_request_id,
-        json.dumps({str(name): str(value) for name, value in attempt.tags.items()}) if attempt.tags else "{}",
+        _as_json(tuple((str(name), str(value)) for name, value in attempt.tags.items())) if attempt.tags else "{}",
     )
+
+
+@lru_cache(1024)
+def _as_json(tags: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(dict(tags))
 
 
 def _usage_values(usage: Usage | None) -> Row:

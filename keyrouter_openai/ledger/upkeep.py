@@ -59,7 +59,7 @@ def compact(path: Path, before: float) -> Compacted:
     deleted = 0
     with opened(path) as connection:
         with transaction(connection):
-            rollups.add(connection, rollups.last_added(connection))
+            rollups.add(connection)
         while True:
             began = time.monotonic()
             with transaction(connection):

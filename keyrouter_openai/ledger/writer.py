@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
@@ -19,6 +20,7 @@ from keyrouter_openai.core.model import Attempt
 from keyrouter_openai.errors import ConfigError
 
 from . import exits, memory, owners, queries
+from .allowances import is_held
 from .appender import Appender, recover
 from .backlog import MAX_WAITING, Backlog
 from .queries import When
@@ -180,8 +182,8 @@ class Ledger:
     def close(self, timeout: float = 5.0) -> None:
         """Write what waits, close the file and end the thread, in up to `timeout` seconds.
 
-        The journal stays for the next to open the ledger if there are attempts under way, or some that cannot be
-        written, which is said on the logger. A later `record` opens the file again.
+        The journal stays as long as there are attempts under way, budgets that have something to spend, or attempts
+        that cannot be written, which is said on the logger. A later `record` opens the file again.
         """
         if self._nothing_to_do() and not self._backlog.journal.exists:
             return
@@ -216,17 +218,8 @@ class Ledger:
             model: the model asked for.
         """
         self._have_all()
-        return queries.attempts(
-            self.path,
-            since=since,
-            until=until,
-            pool=pool,
-            key=key,
-            account=account,
-            model=model,
-            limit=limit,
-            newest_first=newest_first,
-        )
+        equal = {"pool": pool, "key": key, "account": account, "model": model}
+        return queries.attempts(self.path, since, until, equal, limit=limit, newest_first=newest_first)
 
     def summary(self, by: str = "key", *, since: When | None = None, until: When | None = None) -> list[dict[str, Any]]:
         """What the attempts on record add up to, after a flush, one dictionary for each group.
@@ -237,8 +230,7 @@ class Ledger:
 
         Args:
             by: `key` (with its pool), `account`, `model`, `provider`, `day` (local), `outcome` or `tag:NAME`.
-            since: as in `attempts`.
-            until: as in `attempts`.
+            since, until: as in `attempts`.
 
         Raises ConfigError if the file cannot be read or `by` is none of these.
         """
@@ -336,7 +328,7 @@ class Ledger:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
         self._tell(self._backlog.journal_problem)
         closing = self._is_closing()
-        if closing and self._backlog.journal.close():
+        if closing and not self._may_spend() and self._backlog.journal.close():
             self._appender.leave(self.holder)
         self._answer_flushes(written=True)
         return not closing
@@ -368,6 +360,13 @@ class Ledger:
 
     def _is_closing(self) -> bool:
         return any(request.closing for request in self._flushes)
+
+    def _may_spend(self) -> bool:
+        """Whether budgets of this process have allowances: without its journal those would count as given up."""
+        try:
+            return self._appender.run(partial(is_held, holder=self.holder))
+        except (sqlite3.Error, OSError, ConfigError):
+            return True
 
     def _answer_flushes(self, *, written: bool) -> None:
         for request in self._flushes:

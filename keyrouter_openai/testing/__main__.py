@@ -39,7 +39,7 @@ def main(
 ) -> None:
     """Serve a simulated OpenAI-like provider on this machine until Ctrl-C.
 
-    It prints the base URL and the keys to use.
+    It prints the base URL, the keys to use, and the admin key of each organization, which sees what it is billed.
     """
     specs = [
         SimAccount(f"account-{number}", keys=keys, rpm=rpm, tpm=tpm, credit_calls=credit_calls)
@@ -55,7 +55,9 @@ def main(
         with simulator:
             click.echo(f"base URL  {simulator.url}")
             for label, secret in simulator.keys.items():
-                click.echo(f"{label:<20}  {secret}")
+                click.echo(f"{label:<24}  {secret}")
+            for organization, secret in simulator.admin_keys.items():
+                click.echo(f"{f'admin of {organization}':<24}  {secret}")
             click.echo("Ctrl-C ends it.")
             threading.Event().wait()
     except KeyboardInterrupt:

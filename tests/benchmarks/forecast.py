@@ -292,14 +292,14 @@ def main() -> None:
     days = {name: list(trace(options.data, name, rng, seeds)) for name in TRACES}
     by_kind: dict[str, list[Case]] = {"requests": [], "tokens": [], "usd": []}
     for name, made in days.items():
-        for counted, total in by_kind.items():
+        for counted, all_found in by_kind.items():
             use = [(day[counted], 0.8 if place % 2 else 1.0) for place, day in enumerate(made)]
             found = [case for day, share in use for case in cases(day, share * sum(day))]
             show_intervals(f"{name} {counted}", found)
-            total += found
-    for counted, total in by_kind.items():
-        show_intervals(f"all traces {counted}", total)
-    show_intervals("all traces", [case for total in by_kind.values() for case in total])
+            all_found.extend(found)
+    for counted, all_found in by_kind.items():
+        show_intervals(f"all traces {counted}", all_found)
+    show_intervals("all traces", [case for all_found in by_kind.values() for case in all_found])
     total = list[Case]()
     for name, make in MADE_UP.items():
         use = [make(rng) for _ in range(2 * seeds)]

@@ -195,3 +195,12 @@ def test_without_prices_tokens_are_shown(cli: Cli, tmp_path: Path) -> None:
 def test_nothing_on_record(cli: Cli, tmp_path: Path) -> None:
     assert "No such attempts are on record." in page(cli, tmp_path).text
     assert not cli.ledger.exists()
+
+
+def test_the_page_on_standard_output(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(cli, *some())
+    result = cli.run("usage", "--html", "-")
+    assert (result.stdout.startswith("<!doctype html>\n"), result.stderr) == (True, "")
+    assert Page(result.stdout).tables == page(cli, tmp_path).tables
+    assert not (tmp_path / "-").exists()

@@ -276,6 +276,25 @@ class TestPrograms:
         assert re.search(r"cap +pool +[━╸╺]+ +25% +\$5.0000 of \$20.00 a day", shown)
         assert re.search(r"new +pool +not used yet, of \$20.00 a day", shown)
 
+    @pytest.mark.parametrize(
+        ("limit", "shown"),
+        [
+            (1, "$0.000001"),
+            (4_500, "$0.0045"),
+            (10_000, "$0.01"),
+            (100_000, "$0.10"),
+            (1_234_567, "$1.234567"),
+            (2_000_000_000, "$2,000.00"),
+        ],
+    )
+    def test_what_a_budget_allows_is_shown_in_full(self, cli: Cli, limit: int, shown: str) -> None:
+        declared = {"name": "cap", "pool": "default", "microusd": limit, "per": "total", "zone": "UTC"}
+        declared |= {"scope": "pool", "action": "block"}
+        with writing(cli.ledger) as connection:
+            connection.execute("insert into budgets values ('cap', ?, 0)", (json.dumps(declared),))
+            connection.execute("insert into budget_windows values ('cap', 0, ?)", (limit // 2,))
+        assert re.search(rf"cap .* of {re.escape(shown)} in all\b", cli.run("top", "--once").stdout)
+
 
 class TestTheFrame:
     @pytest.fixture

@@ -95,6 +95,9 @@ class TestUsage:
         assert "is no time" in cli.refuses("usage", "--until", "0001-01-01")
         assert "different outputs: choose one" in cli.refuses("usage", "--json", "--csv")
         assert "there is no folder" in cli.refuses("usage", "--html", "nowhere/usage.html")
+        for since, until in (("1h", "2h"), ("2026-11-02", "2026-11-02")):
+            said = cli.refuses("usage", "--since", since, "--until", until)
+            assert "there is no time between --since and --until: give --until a later one" in said
 
 
 @pytest.mark.usefixtures("month")

@@ -191,10 +191,10 @@ def test_a_journal_stays_short_and_keeps_what_is_under_way(path: Path, monkeypat
 
 def journal_attempts(path: Path) -> list[Attempt]:
     """What is in the journals of an attempt under way, in the latest file."""
-    found = [record for file in journals(path) for record in records.decoded(file.read_bytes())[0]]
-    ended = {record.subject for record in found if record.kind == Kind.ENDED}
-    begun = {record.subject: record for record in found if record.kind == Kind.BEGAN and record.subject not in ended}
-    return [record.attempt() for record in begun.values()]
+    found = [values for file in journals(path) for values, _, _ in records.decoded(file.read_bytes())]
+    ended = {records.subject_of(values) for values in found if values[0] == Kind.ENDED}
+    begun = [values for values in found if values[0] == Kind.BEGAN and records.subject_of(values) not in ended]
+    return [records.attempt_of(values) for values in begun]
 
 
 def test_a_deleted_journal_is_made_anew(path: Path) -> None:

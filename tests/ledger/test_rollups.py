@@ -148,6 +148,26 @@ def test_old_rows_go_and_their_sums_stay(ledger: Ledger) -> None:
     assert check(ledger.path) == []
 
 
+def test_what_comes_after_all_was_cleared_away_is_added_up(ledger: Ledger) -> None:
+    ledger.close()
+    assert compact(ledger.path, START + 80 * HOUR).deleted == 600
+    for number in range(3):
+        ledger.record(attempt(at=START, request_id=f"new {number}"))
+    ledger.close()
+    assert sum(row["attempts"] for row in ledger.summary("key")) == 603
+    assert check(ledger.path) == []
+
+
+def test_a_value_that_sqlite_refuses_spoils_no_group(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "usage.db")
+    for number in range(700):
+        ledger.record(attempt(request_id=str(number), model="half \ud83d" if number == 650 else "gpt-4o"))
+    ledger.close()
+    assert sorted(map(int, request_ids(ledger.path))) == list(range(700))
+    assert [row["attempts"] for row in ledger.summary("model")] == [699, 1]
+    assert hours_that_differ(ledger.path) == 0
+
+
 def test_clearing_away_makes_the_file_smaller_if_nobody_uses_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "usage.db")
     for number in range(5_000):

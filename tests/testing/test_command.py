@@ -18,6 +18,10 @@ def test_the_command_prints_its_url_and_keys_and_serves_until_interrupted() -> N
         url = process.stdout.readline().split()[-1]
         keys = dict(process.stdout.readline().split() for _ in range(4))
         assert list(keys) == ["account-1/key-1", "account-1/key-2", "account-2/key-1", "account-2/key-2"]
+        admins = dict(process.stdout.readline().rsplit(maxsplit=1) for _ in range(2))
+        assert list(admins) == ["admin of org-account-1", "admin of org-account-2"]
+        headers = {"Authorization": f"Bearer {admins['admin of org-account-2']}"}
+        assert httpx2.get(f"{url}/organization/costs?start_time=0", headers=headers).status_code == 200
         headers = {"Authorization": f"Bearer {keys['account-2/key-2']}"}
         answer = httpx2.get(f"{url}/models", headers=headers)
         assert answer.headers["openai-organization"] == "org-account-2"
