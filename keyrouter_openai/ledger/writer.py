@@ -26,7 +26,7 @@ from .backlog import MAX_WAITING, Backlog
 from .queries import When
 from .records import Kind
 
-_GATHER_S = 0.25
+_GATHER_S = 1.0
 """Seconds to let attempts gather before they are written together: waking the thread costs most."""
 _IDLE_S = 10.0
 """Seconds without an attempt after which the thread ends, so that forgotten ledgers leave nothing behind."""
@@ -61,7 +61,7 @@ class Ledger:
 
     Making one stores the path and no more: the file comes with what is first taken. `record` appends an attempt to the
     journal of this process (see `journal.py`), where it outlives a `kill -9`, and a thread has what has gathered
-    there in SQLite a quarter of a second later; `flush` has it there at once. What a killed process left in its
+    there in SQLite a second later; `flush` has it there at once. What a killed process left in its
     journal is in SQLite as soon as anybody opens the ledger or asks it. The exit of the interpreter closes every
     ledger, as does that of a worker of `multiprocessing`.
 
