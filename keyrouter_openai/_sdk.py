@@ -18,7 +18,9 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from contextvars import ContextVar
+from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import WeakSet
@@ -65,6 +67,9 @@ if TYPE_CHECKING:
     BASE_URL_NOT_GIVEN: NotGiven | None
 else:
     httpx2 = getattr(_base_client, "httpx2", None) or _base_client.httpx  # the HTTP library under this SDK
+    # Versions over httpx look whether httpx2 is loaded, and fail while a thread still loads it, as `prices` would.
+    with suppress(ImportError):
+        import_module("httpx2")
     DataResidency = Any
     AnyWorkloadIdentity = WorkloadIdentity | getattr(openai.auth, "X509WorkloadIdentity", WorkloadIdentity)
     BASE_URL_NOT_GIVEN = OpenAI.__init__.__kwdefaults__["base_url"]

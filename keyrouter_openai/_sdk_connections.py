@@ -59,8 +59,10 @@ class _Stream:
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         if self._starts and buffer:
-            self._starts, self._head = False, bytes(buffer)
-            return  # what follows comes at once: the body, or a write of nothing that ends a request without one
+            self._starts = False
+            if b"\r\ntransfer-encoding:" not in buffer.lower():  # a body in chunks comes when its maker has it
+                self._head = bytes(buffer)
+                return  # what follows comes at once: the body, or a write of nothing that ends a request without one
         head, self._head = self._head, b""
         await self._stream.write(head + buffer if head else buffer, timeout)
 

@@ -63,7 +63,8 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
         budgets: what may be spent: `Budget`s, shared by all processes that declare them on the same ledger.
         hedge_after: make a second attempt on another account if the headers of an answer take longer than so many
             seconds, or than the 95th percentile of its model ("p95"); the first answer wins. For completions,
-            embeddings, moderations, the list of models, and responses with `store=False`. Default: never.
+            embeddings, moderations, the list of models, and responses with `store=False`, also where `max_retries`
+            is 0. Default: never.
         ledger: path of the SQLite file of attempts, a `Ledger`, or None for none. Default: KEYROUTER_DB, else
             a file in the user data folder.
         prices: prices of your own, for models that have no published one or another: US dollars for a million tokens,
@@ -266,7 +267,7 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
         if call.request.pinned:
             return None
         for id in owners.sought(ids):
-            with Search(owners, id, near=ids, among=current_token()) as search:
+            with Search(owners, id, call, among=current_token()) as search:
                 if search.is_mine:
                     found = await self._search(search, call, send)
                     if found is not None:
@@ -281,20 +282,17 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
     async def _search(self, search: Search, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
         """Ask the accounts in turn whether they have a resource; the result of the call, if it was asking just that."""
         look = partial(super().request, object)
-        missed: openai.OpenAIError | None = None
         while (by := search.next(call)) is not None:
             is_call = by.options is call.options
             try:
                 result = await self._run(by, send if is_call else look)
             except openai.OpenAIError as error:
                 search.missed(by, error)
-                if is_call and (missed is None or isinstance(missed, openai.NotFoundError)):
-                    missed = error  # whoever says more than that there is none has it
             else:
                 search.found(by)
                 return result if is_call else None
-        if missed is not None:
-            raise missed
+        if search.refusal is not None:
+            raise search.refusal
         return None
 
     async def _attempts(self, call: Call, send: Callable[[_sdk.Options], Awaitable[Any]]) -> Any:
@@ -342,7 +340,7 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
                 continue
             began = clock.monotonic()
             await clock.sleep(max(turn.look_at - began, 0.0), signal)
-            call.waited(clock.monotonic() - began)
+            call.trace.waited_s += clock.monotonic() - began
 
     async def _afford(self, call: Call, expense: Expense) -> None:
         """Wait until what the attempt can cost is reserved in all budgets that it touches."""
@@ -358,7 +356,7 @@ class RoutedOpenAI(DropIn, QuickRequests, _sdk.AsyncSeams):  # pyright: ignore[r
                 elif pause > 0.0:
                     began = clock.monotonic()
                     await clock.sleep(pause, signal)
-                    call.waited(clock.monotonic() - began)
+                    call.trace.waited_s += clock.monotonic() - began
         finally:
             expense.leave(signal.set)
 

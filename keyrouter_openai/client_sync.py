@@ -246,7 +246,7 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
         if call.request.pinned:
             return None
         for id in owners.sought(ids):
-            with Search(owners, id, near=ids, among=None) as search:
+            with Search(owners, id, call, among=None) as search:
                 if search.is_mine:
                     found = self._search(search, call, send)
                     if found is not None:
@@ -258,20 +258,17 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
     def _search(self, search: Search, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
         """Ask the accounts in turn whether they have a resource; the result of the call, if it was asking just that."""
         look = partial(super().request, object)
-        missed: openai.OpenAIError | None = None
         while (by := search.next(call)) is not None:
             is_call = by.options is call.options
             try:
                 result = self._run(by, send if is_call else look)
             except openai.OpenAIError as error:
                 search.missed(by, error)
-                if is_call and (missed is None or isinstance(missed, openai.NotFoundError)):
-                    missed = error  # whoever says more than that there is none has it
             else:
                 search.found(by)
                 return result if is_call else None
-        if missed is not None:
-            raise missed
+        if search.refusal is not None:
+            raise search.refusal
         return None
 
     def _attempts(self, call: Call, send: Callable[[_sdk.Options], Any]) -> Any:
@@ -314,7 +311,7 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
                 continue
             began = clock.monotonic()
             clock.sleep_sync(max(turn.look_at - began, 0.0), signal)
-            call.waited(clock.monotonic() - began)
+            call.trace.waited_s += clock.monotonic() - began
 
     def _afford(self, call: Call, expense: Expense) -> None:
         """Wait until what the attempt can cost is reserved in all budgets that it touches."""
@@ -330,7 +327,7 @@ class SyncRoutedOpenAI(DropIn, QuickRequests, _sdk.SyncSeams):  # pyright: ignor
                 elif pause > 0.0:
                     began = clock.monotonic()
                     clock.sleep_sync(pause, signal)
-                    call.waited(clock.monotonic() - began)
+                    call.trace.waited_s += clock.monotonic() - began
         finally:
             expense.leave(signal.set)
 

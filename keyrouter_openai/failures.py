@@ -32,7 +32,7 @@ _CAUSES = {
     "SecurityError": Fault.REQUEST,  # or to another host
 }
 """Causes of a failed connection that do not lie in the network."""
-_UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+_UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
 """Causes that show that nothing of a request was sent."""
 
 
@@ -67,7 +67,9 @@ def _content_of(response: Any) -> bytes:
 
 def may_be_done(error: BaseException, fault: Fault) -> bool:
     """Whether the provider may have carried out the request all the same: it was sent, and not refused."""
-    return POLICIES[fault].verdict is not Verdict.ROTATE and type(error.__cause__).__name__ not in _UNSENT
+    if isinstance(error, openai.RateLimitError) or POLICIES[fault].verdict is Verdict.ROTATE:
+        return False
+    return type(error.__cause__).__name__ not in _UNSENT
 
 
 def forbids_retry(error: BaseException) -> bool:

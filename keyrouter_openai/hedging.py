@@ -144,7 +144,7 @@ class _Race:
     def _first_failed(self, error: Exception) -> None:
         """Keep the error until the second attempt has come to its end, if that can still help."""
         self._error = error
-        if self._twin is None or not self._call.ended(error):
+        if self._twin is None or not (self._call.ended(error) or self._call.may_do_elsewhere):
             self._second.cancel()
 
     async def _run_second(self, delay: float) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self
 
 import openai
 
 from .core.model import Fault
-from .core.resources import reading_path
+from .core.resources import reading_path, reads
 from .core.state import KeyState
 from .owners import Owners
 from .retry import Call
@@ -24,25 +24,31 @@ class Search:
     Args:
         owners: what is known of owners, and is to be told.
         id: the resource.
-        near: what is named with it: its owners are asked first.
+        call: what names it: owners of what it names with it are asked first.
         among: with whom it is shared: the token of an event loop, or None for threads.
     """
 
-    def __init__(self, owners: Owners, id: str, *, near: Iterable[str], among: object) -> None:
+    def __init__(self, owners: Owners, id: str, call: Call, *, among: object) -> None:
+        options = call.options
+        self._is_call = reads(options.method, options.url, id)
+        """It is the call itself that asks, and no look-up of its own."""
+        self._is_plain = not self._is_call or options.url.partition("?")[0] == reading_path(id)
+        """It is asked for itself: what is in it may be missing though it is there."""
+        self._subject = id if self._is_plain else f"{options.url} {options.params}"
         mine: Future[None] = Future()
-        self.over = owners.join(id, mine, among=among)
+        self.over = owners.join(self._subject, mine, among=among)
         """Done when the search has come to its end, whatever it found; with the error, if that is not certain."""
         self.is_mine = self.over is mine
         """Whether it is up to this call to ask."""
         self._owners = owners
         self._id = id
         self._among = among
-        self._left = deque(owners.candidates(near=near) if self.is_mine else ())
+        self._left = deque(owners.candidates(near=call.request.mentions) if self.is_mine else ())
         self._asked: list[KeyState] = []
         self._unsure: list[KeyState] = []
         self._patient = False
-        self._is_plain = False
-        """It is asked for itself: what is in it may be missing though it is there."""
+        self.refusal: openai.OpenAIError | None = None
+        """What the call itself was answered where it is not: the first, or that which says more than that."""
         self._error: openai.OpenAIError | None = None
         """Of the first account that could not say, not even in the end."""
 
@@ -51,11 +57,13 @@ class Search:
 
     def __exit__(self, *_: object) -> None:
         if self.is_mine:
-            self._owners.end(self._id, among=self._among)
-            if self._error is None:
+            self._owners.end(self._subject, among=self._among)
+            # Where it is known that nobody has it, those who wait need no error to find that out.
+            error = self._error or (None if self._is_plain else self.refusal)
+            if error is None:
                 self.over.set_result(None)
             else:
-                self.over.set_exception(self._error)
+                self.over.set_exception(error)
 
     def on_end(self, wake: Callable[[], None]) -> None:
         """Call `wake` when the search has come to its end, on whatever thread that happens."""
@@ -80,9 +88,7 @@ class Search:
             # Places are told apart now: answers have shown meanwhile which keys share an account.
             if (place := place_of(key)) not in map(place_of, self._asked):
                 self._asked.append(key)
-                by = call.looking_up(self._id, place, patient=self._patient)
-                self._is_plain = by.options.url.partition("?")[0] == reading_path(self._id)
-                return by
+                return call.looking_up(self._id, place, patient=self._patient)
         if self._error is not None:
             raise self._error
         if self._is_plain:
@@ -98,7 +104,12 @@ class Search:
     def missed(self, by: Call, error: openai.OpenAIError) -> None:
         """This look-up has not found it: its account does not have it, or could not say."""
         attempts = by.trace.attempts
-        if isinstance(error, openai.NotFoundError) or (attempts and attempts[-1].outcome is Fault.REQUEST):
+        is_missing = isinstance(error, openai.NotFoundError)
+        if is_missing or (attempts and attempts[-1].outcome is Fault.REQUEST):
+            if self._is_call and (
+                self.refusal is None or (isinstance(self.refusal, openai.NotFoundError) and not is_missing)
+            ):
+                self.refusal = error
             return
         key = self._asked[-1]
         if not self._patient:

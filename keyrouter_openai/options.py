@@ -121,9 +121,14 @@ def reading(options: Options, id: str) -> Options:
     return look
 
 
-def is_background(options: Options) -> bool:
-    """Whether the call starts work that goes on at the provider, and so must not be started twice."""
-    return body_of(options).get("background") is True
+def may_begin_anew(options: Options) -> bool:
+    """Whether a stream that fails before its first content may be asked for again.
+
+    Work that goes on at the provider must not be started twice. Who follows what goes on elsewhere opens the stream
+    before there is anything to tell; and with sessions of agents errors are among what it tells.
+    """
+    only_reads = options.method.lower() == "get"
+    return not (only_reads or "/agents/" in options.url or body_of(options).get("background") is True)
 
 
 def choices(options: Options) -> int:

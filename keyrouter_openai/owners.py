@@ -214,17 +214,18 @@ class Owners:
         keys = [key for key in self._pool.keys.values() if key.enabled]
         return sorted(keys, key=lambda key: (key.health.probation is not None, self.place_of(key) not in first))
 
-    def join(self, id: str, mine: Future[None], *, among: object) -> Future[None]:
+    def join(self, subject: str, mine: Future[None], *, among: object) -> Future[None]:
         """The search for an owner that is going on, which is `mine` if there was none.
 
+        `subject` is the id, or the call that reads what is in it.
         Only those wait for each other that are `among` the same: the tasks of one event loop, or threads. A thread may
         be the one that runs the task's loop, and another loop may have been left standing.
         """
-        return self._searches.setdefault((id, among), mine)
+        return self._searches.setdefault((subject, among), mine)
 
-    def end(self, id: str, *, among: object) -> None:
+    def end(self, subject: str, *, among: object) -> None:
         """A search has come to its end, whatever it found."""
-        self._searches.pop((id, among), None)
+        self._searches.pop((subject, among), None)
 
     def found_nowhere(self, id: str) -> None:
         """A search has come to its end: no account has the resource. It may be made elsewhere at any time."""

@@ -27,13 +27,12 @@ from .core.model import Failure, Fault, RouteRequest
 from .core.queue import Turn
 from .core.resources import lasts, reads, shows
 from .core.select import History, Refusal
-from .core.stream import tells_errors
 from .core.verdict import BACKOFF_CAP, FREE, POLICIES, Blame, Verdict, backoff, may_try_again
 from .errors import VaultError
 from .exchange import Exchange
 from .expense import expense_of
 from .lease import Lease
-from .options import body_of, choices, describe, is_background, prepare, reading
+from .options import body_of, choices, describe, may_begin_anew, prepare, reading
 from .owners import Place
 from .route import Routing, Trace, annotate
 from .router import Router
@@ -66,6 +65,8 @@ class Call:
         self.hedge_after = wishes.hedge_after
         """When a second attempt is to be made beside the first; None once there was one."""
         self.max_retries = _sdk.max_retries(client, options)
+        self.is_sent_once = self.max_retries == 0
+        """Whether the caller forbids to send again what may have been carried out."""
         self.trace = Trace(request.model)
         self.turn: Turn | None = None
         """The place in the queue, while the call waits for its next lease."""
@@ -201,16 +202,8 @@ class Call:
             self._secrets.append(secret)
         self._replay = _sdk.BodyReplay(prepared)
         self._sent += 1
-        # A start that is held back buys nothing where no other key could take over, or must not; and who follows what
-        # goes on elsewhere opens the stream before there is anything to tell.
-        only_reads = prepared.method.lower() == "get"
-        hold = not (
-            self.router.is_single
-            or self._is_sent_once
-            or is_background(prepared)
-            or only_reads
-            or tells_errors(lease.request.endpoint)
-        )
+        # A start that is held back buys nothing where no other key could take over, or must not.
+        hold = not (self.router.is_single or self.is_sent_once) and may_begin_anew(prepared)
         self._exchange = Exchange(
             self.router,
             lease,
@@ -219,15 +212,11 @@ class Call:
             asked_usage=asked_usage,
             hold=hold,
             choices=choices(prepared),
-            reads=only_reads,
+            reads=prepared.method.lower() == "get",
             shows=self.shows,
             lasts=self.lasts,
         )
         return prepared
-
-    def waited(self, seconds: float) -> None:
-        """The call has waited for capacity."""
-        self.trace.waited_s += seconds
 
     def ended(self, error: BaseException | None) -> bool:
         """The attempt is over; settle it, and say whether another is due."""
@@ -276,9 +265,7 @@ class Call:
 
         It waits for capacity only if it is `patient`.
         """
-        options = self.options
-        if not reads(options.method, options.url, id):
-            options = reading(options, id)
+        options = self.options if reads(self.options.method, self.options.url, id) else reading(self.options, id)
         wait = self._wishes.max_wait if patient else 0.0
         wishes = replace(self._wishes, key=place.key, account=place.account, max_wait=wait, hedge_after=None)
         stream = self.request.stream and options is self.options
@@ -294,6 +281,11 @@ class Call:
         """The attempt that is out."""
         assert self._exchange is not None, "begin() comes first"
         return self._exchange
+
+    @property
+    def may_do_elsewhere(self) -> bool:
+        """Whether the attempt beside the one that failed may do better, though no further one is to be made."""
+        return self._failure is not None and may_try_again(self._failure.fault)
 
     def fork(self) -> Call | None:
         """The same call with a lease on another account, or None if none can be spared for it now."""
@@ -341,11 +333,6 @@ class Call:
         needed = tuple(id for id in self._asked.mentions if id not in self._asked.carried)
         self.request = self._asked = self._asked._replace(mentions=needed, carried=frozenset())
 
-    @property
-    def _is_sent_once(self) -> bool:
-        """Whether the caller forbids to send again what may have been carried out."""
-        return self.max_retries == 0 and self._wishes.max_attempts is None
-
     def _accounts(self) -> int:
         """How many accounts might serve this call at some time."""
         return self.router.accounts_for(self._asked if self._leans else self.request)
@@ -366,7 +353,7 @@ class Call:
         blames_provider = POLICIES[fault].verdict in (Verdict.RETRY, Verdict.WAIT)
         if POLICIES[fault].verdict is Verdict.RETRY and failures.forbids_retry(error):
             return False
-        worth = worth and not (self._is_sent_once and failures.may_be_done(error, fault))
+        worth = worth and not (self.is_sent_once and failures.may_be_done(error, fault))
         worth = worth and (self._replay is None or self._replay.rewind())
         return worth and (single or not blames_provider or self.router.may_retry(self.lease))
 

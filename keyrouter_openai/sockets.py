@@ -120,7 +120,9 @@ def _open_sync(client: SyncRoutedOpenAI, dial: Dial, query: Mapping[str, object]
 def _new_call(client: RoutedOpenAI | SyncRoutedOpenAI, options: _sdk.Options) -> Call:
     if client.router.is_single:
         options.max_retries = 0  # the SDK tries once to open a connection
-    return client._new_call(options, stream=True)
+    call = client._new_call(options, stream=True)
+    call.is_sent_once = False  # to open a connection carries nothing out
+    return call
 
 
 def _api_error(client: _sdk.Client, exchange: Exchange, error: Exception) -> openai.APIError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import openai
 import pytest
 
@@ -34,6 +35,7 @@ class Peer:
     def __init__(self, *, closes: bool) -> None:
         self.received: list[bytes] = []
         self.connections = 0
+        self.began = threading.Event()
         self.closed = threading.Event()
         self._closes = closes
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -54,6 +56,7 @@ class Peer:
         with connection:
             while data := connection.recv(1 << 20):
                 self.received.append(data)
+                self.began.set()
                 while not is_whole(data):
                     data += connection.recv(1 << 20)
                 connection.sendall(head + body)
@@ -114,6 +117,19 @@ async def test_a_long_body_arrives_whole(tmp_path: Path) -> None:
         async with client_of(running) as client:
             await client.files.create(file=file, purpose="batch")
         assert running.received[0].startswith(b"POST /v1/files ")
+
+
+async def test_the_server_hears_of_a_request_before_its_body_is_made() -> None:
+    with peer() as running:
+
+        async def body() -> AsyncIterator[bytes]:
+            assert await anyio.to_thread.run_sync(running.began.wait, 5)
+            yield b"{}"
+
+        async with client_of(running, max_retries=0) as client:
+            await client.post("/chat/completions", cast_to=object, content=body())
+            assert await ask(client) == "Hello"
+    assert is_whole(running.received[-1])
 
 
 async def test_a_connection_that_the_server_has_closed_is_not_used() -> None:

@@ -25,6 +25,8 @@ from keyrouter_openai import (
 )
 from keyrouter_openai.events import AttemptStarted, Event
 from keyrouter_openai.testing import Latency, ProviderSimulator, SimAccount
+from keyrouter_openai.testing.faults import Fault
+from keyrouter_openai.testing.wire import Reply
 
 from .support import ECHO, MESSAGES
 
@@ -127,6 +129,15 @@ async def test_another_account_answers_for_one_that_hangs(pool: Pool, *, stream:
     assert [str(attempt.outcome) for attempt in route.attempts] == ["abandoned", "ok"]
     assert route.account == route.attempts[1].account != route.attempts[0].account
     assert route.usage is not None and not route.usage.estimated
+
+
+@slow
+@pytest.mark.parametrize("stream", [False, True])
+async def test_without_retries_the_second_attempt_goes_on_where_the_first_fails(pool: Pool, *, stream: bool) -> None:
+    pool.sim.fail(Fault("late", lambda _: Reply(500, delay=LATE / 2)), times=1)
+    text, _ = await pool.ask(stream=stream, max_retries=0)
+    assert text == ECHO
+    assert [outcome for outcome, _ in pool.outcomes()] == ["ok", "server_error"]
 
 
 @slow

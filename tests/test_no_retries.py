@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from keyrouter_openai import route_of
+from keyrouter_openai import Key, RoutedOpenAI, route_of
 from keyrouter_openai.testing import ProviderSimulator, SimAccount, respond
 
 from .support import ECHO, MESSAGES, Pool, TurnedClock, call, make_pool
@@ -36,10 +36,31 @@ async def test_without_retries_what_may_be_carried_out_is_sent_once(pool: Pool, 
     assert len(pool.sim.calls) == 1
 
 
+async def test_a_bound_of_attempts_is_no_leave_to_send_again(pool: Pool) -> None:
+    pool.sim.fail("server_error")
+    client = pool.client(max_attempts=3).with_options(max_retries=0)
+    assert (await call(pool, sync=False, stream=False, client=client)).error is not None
+    assert len(pool.sim.calls) == 1
+
+
 @pytest.mark.parametrize("fault", ["rate_limit", "key_revoked", "quota_exhausted"])
 async def test_without_retries_a_refusal_moves_on(pool: Pool, fault: str) -> None:
     pool.sim.fail(fault, times=1)
     assert (await call(pool, sync=False, stream=False, client=pool.client(max_retries=0))).text == ECHO
+
+
+@pytest.mark.parametrize("fault", ["front_end", respond(429, body={"error": {"message": "model is overloaded"}})])
+async def test_without_retries_a_host_at_its_limit_is_left_for_another(fault: Any) -> None:
+    with ProviderSimulator([SimAccount("A")]) as first, ProviderSimulator([SimAccount("B")]) as second:
+        keys = [
+            Key(name=name, secret=sim.keys[f"{name}/key-1"], base_url=sim.url, account=name)
+            for name, sim in (("A", first), ("B", second))
+        ]
+        first.fail(fault)
+        async with RoutedOpenAI(keys=keys, ledger=None, max_retries=0) as client:
+            for _ in range(2):
+                await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert first.count() and second.count() == 2
 
 
 async def test_without_retries_what_cannot_be_sent_moves_on(pool: Pool) -> None:

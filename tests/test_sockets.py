@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -57,6 +58,26 @@ async def test_another_account_takes_over_where_the_upgrade_fails(pool: Pool, fa
     failed, opened = pool.rows()
     assert opened["outcome"] == "ok" and failed["outcome"] != "ok"
     assert opened["account"] != failed["account"]
+
+
+@BOTH
+@pytest.mark.parametrize("fault", ["server_error", "reset", "unreachable"])
+async def test_without_retries_another_account_takes_over_all_the_same(
+    sim: ProviderSimulator, tmp_path: Path, fault: str, sync: bool
+) -> None:
+    with ProviderSimulator([SimAccount("A")]) as other:
+        urls = {"A": other.url, "B": sim.url}
+        keys = [
+            Key(name=n, secret=sim.keys[f"{n}/key-1"], base_url=urls[n], account=n, weight=w)
+            for n, w in (("A", 9), ("B", 1))
+        ]
+        router = Router(keys, ledger=None, clock=TurnedClock(), rng=Random(1))
+        if fault != "unreachable":
+            other.fail(fault)
+        with other.unreachable() if fault == "unreachable" else nullcontext():
+            for _ in range(3):
+                client = (SyncRoutedOpenAI if sync else RoutedOpenAI)(router=router, max_retries=0)
+                assert (await realtime(client))[-1].type == "response.done"
 
 
 @BOTH

@@ -42,3 +42,8 @@ def test_each_argument_of_the_sdk_is_taken_with_its_default(door: Any, sdk: Any,
 
 def test_the_http_library_is_the_one_of_the_sdk() -> None:
     assert isinstance(OpenAI(api_key="sk-a")._client, _sdk.httpx2.Client)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_http_library_is_not_loaded_during_a_call() -> None:
+    program = "import sys; from keyrouter_openai import RoutedOpenAI; assert 'httpx2' in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -72,11 +72,6 @@ _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
-def tells_errors(endpoint: str) -> bool:
-    """Whether errors are among what the events of a stream tell, and no end of it: so it is with sessions of agents."""
-    return "/agents/" in endpoint
-
-
 class StreamWatch:
     """Watches one event stream. Feed it bytes with `feed`, and call `finish` once at the end of the body.
 

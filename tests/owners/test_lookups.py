@@ -12,13 +12,12 @@ import anyio
 import openai
 import pytest
 
-from keyrouter_openai import RoutedOpenAI, Router, SyncRoutedOpenAI, route_of
+from keyrouter_openai import NoKeyAvailable, RoutedOpenAI, Router, SyncRoutedOpenAI, route_of
 from keyrouter_openai.core.model import RouteRequest
 from keyrouter_openai.core.select import History
 from keyrouter_openai.lease import Lease
 from keyrouter_openai.owners import MOST, NOWHERE_S
 from keyrouter_openai.testing import ProviderSimulator, SimAccount
-from keyrouter_openai.testing.faults import respond as respond_with
 
 from ..ledger.support import run
 from ..support import TurnedClock, make_pool
@@ -77,35 +76,11 @@ async def test_a_call_that_is_a_look_up_itself_is_not_sent_twice(open_client: Op
         assert sim.count(status=200) == 1
 
 
-async def test_a_read_of_what_is_in_a_resource_needs_no_look_up(open_client: Open, sim: ProviderSimulator) -> None:
-    client = open_client()
-    file = foreign_file(sim, "C")
-    sim.reset_counts()
-    content = await do(client, "files.content", file_id=file)
-    assert content.read() if hasattr(content, "read") else content
-    assert account(content) == "C"
-    assert sim.count(path=f"/v1/files/{file}/content") == sim.count() <= 3
-    sim.reset_counts()
-    assert account(await do(client, "files.retrieve", file_id=file)) == "C"
-    assert sim.count() == 1, "whose it is was learned from that"
-
-
-async def test_what_lacks_its_content_is_there_all_the_same(open_client: Open, sim: ProviderSimulator) -> None:
-    client = open_client()
-    file = foreign_file(sim, "C")
-    sim.fail(respond_with(404, body={"error": {"message": "not ready"}}), account="C", times=1)
-    with pytest.raises(openai.NotFoundError):
-        await do(client, "files.content", file_id=file)
-    assert account(await do(client, "files.retrieve", file_id=file)) == "C"
-
-
-async def test_the_owner_says_best_why_a_read_is_refused(open_client: Open, sim: ProviderSimulator) -> None:
-    client = open_client()
-    file = foreign_file(sim, "A")
-    refusal = {"error": {"message": "Not allowed to download files of this purpose", "type": "invalid_request_error"}}
-    sim.fail(respond_with(400, body=refusal), account="A")
-    with pytest.raises(openai.BadRequestError, match="this purpose"):
-        await do(client, "files.content", file_id=file)
+async def test_where_no_key_may_be_used_nothing_is_looked_up(open_client: Open, sim: ProviderSimulator) -> None:
+    keys = [key.model_copy(update={"enabled": False, "secret": key.secret}) for key in accounts_of(sim)]
+    with pytest.raises(NoKeyAvailable, match="disabled"):
+        await do(open_client(keys), "files.delete", file_id="file-000000000000")
+    assert sim.count() == 0
 
 
 async def test_what_nobody_has_gets_the_providers_own_answer(sim: ProviderSimulator, tmp_path: Path) -> None:
