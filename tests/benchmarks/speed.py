@@ -1,6 +1,6 @@
 """What routing costs a call: `RoutedOpenAI` beside plain `AsyncOpenAI`, paired in one run.
 
-    python tests/benchmarks/speed.py [--short] [--instructions] [--aiohttp]
+    python tests/benchmarks/speed.py [--short] [--instructions] [--aiohttp | --money]
 
 All clients make the same calls over loopback and without TLS. The provider is a process of its own that does as
 little as it can (`upstream.py`), so that what is measured is all that a caller's process spends: SDK, HTTP, router,
@@ -16,7 +16,8 @@ which is learned from the answers.
 CPU is the median over rounds, and on a machine that is shared even that is good to some percent only. Instructions are
 exact to a fraction of a percent, slow, and blind to what the kernel does. The machine that valgrind simulates is some
 fifty times slower, so that the ledger's thread wakes for nearly every call where it has dozens to write otherwise.
-`--aiohttp` measures the SDK's aiohttp client too, beside the SDK's default.
+`--aiohttp` measures the SDK's aiohttp client too, beside the SDK's default. `--money` measures what it costs to keep
+books: ten keys without a ledger, with one, and with one budget and three that each call is charged to.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -45,7 +46,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai.types.chat import ChatCompletionMessageParam
 from tenacity import AsyncRetrying
 
-from keyrouter_openai import Key, RoutedOpenAI
+from keyrouter_openai import Budget, Key, RoutedOpenAI
 
 MESSAGES: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -67,10 +68,14 @@ class Setup:
 
     keys: int = 0
     aiohttp: bool = False
+    ledger: bool = True
+    budgets: int = 0
 
     @property
     def name(self) -> str:
-        return (f"{self.keys:,} keys" if self.keys else "SDK") + (", aiohttp" if self.aiohttp else "")
+        parts = [f"{self.keys:,} keys" if self.keys else "SDK"]
+        parts += ["aiohttp"] * self.aiohttp + ["no ledger"] * (not self.ledger)
+        return ", ".join([*parts, f"budgets: {self.budgets}"] if self.budgets else parts)
 
     def client(self, url: str, folder: Path) -> AsyncOpenAI:
         """Such a client, with a ledger of its own in the folder if it is routed."""
@@ -82,10 +87,14 @@ class Setup:
         if not self.keys:
             return AsyncOpenAI(api_key="sk-00000000", **shared)
         keys = [Key(name=f"key-{n}", secret=f"sk-{n:08}") for n in range(self.keys)]
-        return RoutedOpenAI(keys=keys, ledger=folder / f"{self.name}.db", **shared)
+        budgets = [Budget(usd=1_000_000, name=f"budget-{n}") for n in range(self.budgets)]
+        ledger = folder / f"{self.name}.db" if self.ledger else None
+        return RoutedOpenAI(keys=keys, ledger=ledger, budgets=budgets, **shared)
 
 
 PLAIN = Setup()
+MONEY = (Setup(10, ledger=False), Setup(10), Setup(10, budgets=1), Setup(10, budgets=3))
+"""Ever more books to keep."""
 
 
 @contextmanager
@@ -255,11 +264,7 @@ def print_instructions(url: str, setups: Sequence[Setup], in_flight: Sequence[in
 
 def count_instructions(url: str, cases: Sequence[Counted]) -> dict[Counted, float]:
     """Instructions per call. Valgrind starts once, since that takes longest: each number of calls is a fork."""
-    forks = [
-        [case.setup.keys, case.setup.aiohttp, case.stream, case.in_flight, calls]
-        for case in cases
-        for calls in case.amounts
-    ]
+    forks = [[astuple(case.setup), case.stream, case.in_flight, calls] for case in cases for calls in case.amounts]
     command = [
         *("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
         *(sys.executable, __file__, "--count", url, json.dumps(forks)),
@@ -276,11 +281,11 @@ def count_instructions(url: str, cases: Sequence[Counted]) -> dict[Counted, floa
 
 def count_here(url: str, forks: list[list[Any]]) -> None:
     """The process that valgrind runs: it makes calls in one fork after another, and prints their ids."""
-    for keys, aiohttp, stream, in_flight, calls in forks:
+    for setup, stream, in_flight, calls in forks:
         pid = os.fork()
         if not pid:
             try:
-                anyio.run(calls_of_fork, Setup(keys, aiohttp), f"{url}/v1", stream, in_flight, calls)
+                anyio.run(calls_of_fork, Setup(*setup), f"{url}/v1", stream, in_flight, calls)
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -339,13 +344,14 @@ def main() -> None:
     )
     parser.add_argument("--instructions", action="store_true", help="count instructions too, with valgrind")
     parser.add_argument("--aiohttp", action="store_true", help="measure the SDK's aiohttp client too")
+    parser.add_argument("--money", action="store_true", help="measure ledger and budgets, in place of pools")
     parser.add_argument("--count", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.count:
         url, forks = options.count
         count_here(url, json.loads(forks))
         return
-    setups = [PLAIN, *map(Setup, POOLS[:2] if options.short else POOLS)]
+    setups = [PLAIN, *(MONEY if options.money else map(Setup, POOLS[:2] if options.short else POOLS))]
     if options.aiohttp:
         setups += [Setup(0, True), Setup(10, True)]
     print(f"openai {openai.__version__}, Python {sys.version.split()[0]}")
