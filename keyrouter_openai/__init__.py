@@ -25,6 +25,7 @@ The house, from the doors inwards:
         resources                                what belongs to an account, by its ids in calls and answers
     _sdk, options, prefix  the seams of the SDK; its options, read, and with one key put on a copy
     _sdk_requests          the HTTP request of an attempt: the SDK's own, made with less work
+    _sdk_connections       how it goes out: over the HTTP library's own connections, in fewer steps
     failures               what its exceptions mean, and how an error may leave the house
     expense, budgets       what a call may cost, reserved in every budget that it touches (budget: as declared)
     prices, price_table    what models cost: looked up once, from genai-prices or the user's own
