@@ -1,13 +1,13 @@
 """Several processes spend one budget of ten dollars at once: how much of it does the provider bill in the end?
 
-    python tests/benchmarks/budget.py [--short] [--seed 1] [--runs 1]
+    python tests/benchmarks/budget.py [--short] [--seed 1] [--runs 1] [--at-once 250]
 
-Four processes make 250 calls each, 4 at a time, that cost $0.001 to $0.30: some hundred dollars in all. `smooth`: all
-goes well. `rough`: of the calls 20 % are streams, of which some break off and some are dropped by their readers; 2 % of
-the tasks are cancelled; and one process is killed with -9 when a third of the budget is spent. `billed` is what the
-simulated provider bills, by its own count of tokens and list prices; `ledger` and `rows` are what the ledger holds
-against the budget, and what its rows add up to: more than was billed, by what may have been. Ends with 1 if the
-provider has billed more than the budget, or, where it is ten dollars, less than 96 % of it.
+Four processes make 250 calls each, all at once or so many at a time, that cost $0.001 to $0.30: some hundred dollars in
+all. `smooth`: all goes well. `rough`: of the calls 20 % are streams, of which some break off and some are dropped by
+their readers; 2 % of the tasks are cancelled; and one process is killed with -9 when a third of the budget is spent.
+`billed` is what the simulated provider bills, by its own count of tokens and list prices; `ledger` and `rows` are what
+the ledger holds against the budget, and what its rows add up to: more than was billed, by what may have been. Ends with
+1 if the provider has billed more than the budget, or, where it is ten dollars, less than 96 % of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ MICROUSD_PER_TOKEN = 90
 """Of a call with as many tokens out as in."""
 LEAST, MOST = 1_000, 300_000
 """Micro-dollars that calls cost."""
-AT_ONCE = 4
 
 
 async def one(client: RoutedOpenAI, rng: random.Random, *, rough: bool) -> None:
@@ -57,10 +56,12 @@ async def one(client: RoutedOpenAI, rng: random.Random, *, rough: bool) -> None:
             return
 
 
-async def play(url: str, secret: str, path: str, seed: int, tasks: int, usd: float, *, rough: bool) -> None:
+async def play(
+    url: str, secret: str, path: str, seed: int, tasks: int, at_once: int, usd: float, *, rough: bool
+) -> None:
     """What one process does."""
     rng = random.Random(seed)
-    limiter = anyio.CapacityLimiter(AT_ONCE)
+    limiter = anyio.CapacityLimiter(at_once)
     key = Key(name="a", secret=secret, base_url=url)
     async with RoutedOpenAI(keys=[key], ledger=path, budgets=[Budget(usd=usd, per="total", name="ten")]) as client:
         print("ready", flush=True)
@@ -75,7 +76,7 @@ async def play(url: str, secret: str, path: str, seed: int, tasks: int, usd: flo
                 group.start_soon(task)
 
 
-def contest(seed: int, processes: int, tasks: int, usd: float, *, rough: bool) -> bool:
+def contest(seed: int, processes: int, tasks: int, at_once: int, usd: float, *, rough: bool) -> bool:
     """One run, and its row of the table; whether the budget was spent, and not overrun."""
     rng, began = random.Random(seed), time.monotonic()
     latency = Latency(first_byte=0.05, sigma=0.5)
@@ -87,7 +88,8 @@ def contest(seed: int, processes: int, tasks: int, usd: float, *, rough: bool) -
                 sim.fail("stream_cut", times=1, after=place, events=rng.randint(1, 400))
         playing = [
             subprocess.Popen(
-                [sys.executable, __file__, "--child", sim.url, secret, path, f"{seed}{number}", f"{tasks}", f"{usd}"]
+                [sys.executable, __file__, "--child", sim.url, secret, path, f"{seed}{number}"]
+                + [f"{tasks}", f"{at_once}", f"{usd}"]
                 + ["rough"] * rough,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -125,17 +127,21 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="two processes, a tenth of the calls and dollars")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=1, help="so many seeds")
+    parser.add_argument("--at-once", type=int, default=250, help="calls that a process has in flight")
     options = parser.parse_args()
     processes, tasks, usd = (2, 40, 2.0) if options.short else (4, 250, 10.0)
     print(f"{'':8}{'seed':>5}{'served':>8}{'billed':>11}{'ledger':>11}{'rows':>11}{'spent':>9}{'took':>10}")
     seeds = range(options.seed, options.seed + options.runs)
-    fine = [contest(seed, processes, tasks, usd, rough=rough) for seed in seeds for rough in (False, True)]
+    fine = [
+        contest(seed, processes, tasks, options.at_once, usd, rough=rough) for seed in seeds for rough in (False, True)
+    ]
     sys.exit(0 if all(fine) else 1)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        url, secret, path, seed, tasks, usd, *rough = sys.argv[2:]
-        anyio.run(partial(play, url, secret, path, int(seed), int(tasks), float(usd), rough=bool(rough)))
+        url, secret, path, seed, tasks, at_once, usd, *rough = sys.argv[2:]
+        settings = int(seed), int(tasks), int(at_once), float(usd)
+        anyio.run(partial(play, url, secret, path, *settings, rough=bool(rough)))
     else:
         main()
