@@ -16,7 +16,7 @@ from .protocols import Clock, Recorder
 if TYPE_CHECKING:
     from .budgets import Budgets
 
-REMEMBERED_EVERY = 10.0
+REMEMBERED_EVERY = 60.0
 """Seconds after which what is known of an account's limits is passed on to be kept, if it is in use."""
 
 

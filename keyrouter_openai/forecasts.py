@@ -105,6 +105,8 @@ class Forecasts:
         self._calls = 0
         self._due = -inf
         self._quotas: dict[Quota, _QuotaWatch] = {}
+        self._many = 1
+        """So many of these that those of accounts which are gone may be among them."""
         self._budgets: dict[str, _BudgetWatch] = {}
         self._scarce: dict[Quota, None] = {}
         """Those that are likely to run dry; the first was looked at the longest ago."""
@@ -150,8 +152,9 @@ class Forecasts:
     def _watch(self, lease: Lease, known: _QuotaWatch | None, now: float) -> _QuotaWatch:
         """Watch an account's limits for a model family: they were not known, or have changed."""
         quota = lease.quota
-        if known is None:
+        if known is None and len(self._quotas) >= self._many:
             self._prune()
+            self._many = 2 * len(self._quotas) + 1
         before = {watch.subject: watch for watch in known.watches.values()} if known else {}
         watches: dict[int, _Watch] = {}
         for place, bucket in enumerate(quota.buckets):

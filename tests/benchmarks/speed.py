@@ -127,8 +127,8 @@ async def make_calls(client: AsyncOpenAI, calls: int, *, stream: bool, in_flight
     async with anyio.create_task_group() as tasks:
         for _ in range(in_flight):
             tasks.start_soon(caller)
-    if isinstance(client, RoutedOpenAI):
-        client.router.flush()
+    if isinstance(client, RoutedOpenAI) and client.router.ledger is not None:
+        client.router.ledger.flush()
 
 
 async def cpu_of(work: Callable[[], Awaitable[None]]) -> float:
