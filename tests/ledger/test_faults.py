@@ -150,7 +150,10 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
-def test_waiting_attempts_are_bounded_and_the_newest_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_attempts_are_bounded_and_the_newest_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_LONGEST_PAUSE_S", 0.1)  # taking all these attempts may outlast many a pause
     obstacle = tmp_path / "data"
     obstacle.write_text("a file where the folder should be")
     troubles = Troubles()
