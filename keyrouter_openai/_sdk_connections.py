@@ -57,7 +57,7 @@ class _Stream:
         self._starts = True
         return await self._stream.read(max_bytes, timeout)
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  likewise
         if self._starts and buffer:
             self._starts = False
             if b"\r\ntransfer-encoding:" not in buffer.lower():  # a body in chunks comes when its maker has it

@@ -103,7 +103,7 @@ def seal(
         error = _masked(client, error, secrets)
     seen: set[int] = {id(outer)}
     links: list[BaseException | None] = [error]
-    while links:  # a transport that raises one error twice closes the chain to a circle
+    while links:  # which may be a circle: libraries that mock a transport make such
         link = links.pop()
         if link is not None and id(link) not in seen:
             seen.add(id(link))

@@ -144,8 +144,8 @@ async def test_a_connection_that_the_server_has_closed_is_not_used() -> None:
 
 async def test_an_http_client_of_the_callers_own_is_left_as_it_is() -> None:
     with peer() as running:
-        http_client = openai.DefaultAsyncHttpxClient()
-        backend = http_client._transport._pool._network_backend  # pyright: ignore
+        http_client: Any = openai.DefaultAsyncHttpxClient()
+        backend = http_client._transport._pool._network_backend
         async with client_of(running, http_client=http_client) as client:
             assert await ask(client) == "Hello"
-        assert http_client._transport._pool._network_backend is backend  # pyright: ignore
+        assert http_client._transport._pool._network_backend is backend

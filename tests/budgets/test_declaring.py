@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from keyrouter_openai.core.memory import LearnedAccount
 
 
 def test_what_makes_no_sense_is_refused_by_name() -> None:
-    for given, said in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"usd": 0}, "budget 'pool'.*usd"),
         ({"usd": 1, "scope": "key:"}, "scope 'key:' names nothing: use pool, key:NAME"),
         ({"usd": 1, "scope": "tag:team"}, "tag:NAME=VALUE"),
@@ -21,15 +22,17 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
         ({"usd": 1, "per": "hour"}, "per: .*'day', 'week', 'month' or 'total'"),
         ({"usd": 1, "name": "a b"}, "'a b' is not a usable name for a budget"),
         ({"usd": 1, "currency": "EUR"}, "currency"),
-    ):
+    ]
+    for given, said in cases:
         with pytest.raises(ConfigError, match=said):
-            Budget(**given)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            Budget(**given)
     key = Key(name="a", secret="sk-1")
     with pytest.raises(ConfigError, match="budget 'pool per day' is given twice"):
         RoutedOpenAI(keys=[key], budgets=[Budget(usd=1), Budget(usd=2)])
-    for wrong in (Budget(usd=1), [{"usd": 1}], {"usd": 1}, "pool", 5):
+    not_lists: list[Any] = [Budget(usd=1), [{"usd": 1}], {"usd": 1}, "pool", 5]
+    for wrong in not_lists:
         with pytest.raises(ConfigError, match=r"budgets=.*: give a list of them, such as \[Budget\(usd=50\)\]"):
-            RoutedOpenAI(keys=[key], budgets=wrong)  # pyright: ignore[reportArgumentType]
+            RoutedOpenAI(keys=[key], budgets=wrong)
     client = RoutedOpenAI(keys=[key], budgets=[Budget(usd=1), Budget(usd=2, name="other")])
     with pytest.raises(ConfigError, match=r"a copy shares .* budgets: give .* budgets= to the constructor"):
         client.copy(budgets=[Budget(usd=1)])
